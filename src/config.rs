@@ -1,0 +1,188 @@
+//! A file's text → [`Config`], once; after that nothing in the program sees text.
+//! Mistakes are collected, all of a file at once, each with its line, its key and what would be right.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use url::Url;
+
+use crate::service::{Scheduler, ServerList, ServiceName, VirtualService};
+
+/// Everything the file says, with the defaults filled in. Immutable.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    pub daemon: Daemon,
+    pub api: Api,
+    /// `None`: no `[bgp]` section, nothing is announced.
+    pub bgp: Option<Bgp>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Daemon {
+    /// Where Plimsoll remembers which kernel services are its own.
+    pub state_directory: PathBuf,
+    /// Whether Plimsoll puts the VIPs on `lo` (default) or leaves it to others.
+    pub manage_addresses: bool,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Api {
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[bgp]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bgp {
+    /// 4-byte AS number (RFC 6793), not 0, not AS_TRANS (23456).
+    pub local_as: u32,
+    /// The BGP Identifier (RFC 6286), not 0.0.0.0.
+    pub router_id: Ipv4Addr,
+    /// Needed as soon as an IPv4 address is announced.
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// Needed as soon as an IPv6 address is announced.
+    pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// MULTI_EXIT_DISC of services that name none.
+    pub med: u32,
+    /// The hold time that we propose (RFC 4271 section 4.2), 3 s to 65535 s, whole seconds.
+    pub hold_time: Duration,
+    /// Where routers' own connections are accepted; empty: nowhere. Default: port 179, both families.
+    pub listen: Vec<SocketAddr>,
+    pub peers: BTreeMap<IpAddr, Peer>,
+}
+
+/// `[[bgp.peer]]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Peer {
+    pub address: IpAddr,
+    pub peer_as: u32,
+    /// TCP port that we connect to, 179 by default.
+    pub port: u16,
+}
+
+/// `[service.NAME]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Service {
+    pub name: ServiceName,
+    pub key: VirtualService,
+    pub scheduler: Scheduler,
+    /// One-packet scheduling (`ipvsadm --ops`), UDP only.
+    pub one_packet: bool,
+    pub depool_threshold: Threshold,
+    pub depool_guard: DepoolGuard,
+    pub servers: Servers,
+    /// In the file's order; a server is up if all of them say so.
+    pub monitors: Vec<Arc<Monitor>>,
+    pub announce: Announce,
+}
+
+/// The fraction of a pool's servers that must stay, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
+pub struct Threshold(f64);
+
+impl Threshold {
+    /// `None` outside 0..=1.
+    pub fn new(fraction: f64) -> Option<Threshold> {
+        (0.0..=1.0).contains(&fraction).then_some(Threshold(fraction))
+    }
+
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// What an administrative change of the list may do to a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DepoolGuard {
+    /// Always obeyed, as PyBal does.
+    Off,
+    /// All but the last server.
+    Last,
+    /// Down to the depool threshold and no further (default).
+    Floor,
+}
+
+/// Where a service's server list comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Servers {
+    /// `[[service.NAME.server]]`, in the configuration itself.
+    Inline(Arc<ServerList>),
+    /// `servers = "file:///PATH"`: PyBal's JSON.
+    File(PathBuf),
+}
+
+/// `[service.NAME.bgp]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Announce {
+    /// Whether the service's address is announced; all services of one address agree.
+    pub announce: bool,
+    /// MULTI_EXIT_DISC, `[bgp]`'s if `None`; all services of one address agree.
+    pub med: Option<u32>,
+}
+
+/// `[[service.NAME.monitor]]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Monitor {
+    IdleConnection(IdleConnection),
+    ProxyFetch(ProxyFetch),
+}
+
+impl Monitor {
+    /// `type` in the file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Monitor::IdleConnection(_) => "idle-connection",
+            Monitor::ProxyFetch(_) => "proxy-fetch",
+        }
+    }
+
+    /// The longest that one check may take.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Monitor::IdleConnection(m) => m.connect_timeout,
+            Monitor::ProxyFetch(m) => m.timeout,
+        }
+    }
+}
+
+/// `type = "idle-connection"`: holds one TCP connection to the server; PyBal's IdleConnection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IdleConnection {
+    /// How long a connect may take before the server is down.
+    pub connect_timeout: Duration,
+    /// How long the one quick reconnect after a clean close may take (PyBal: `timeout-clean-reconnect`, 3 s).
+    pub timeout_clean_reconnect: Duration,
+    /// Longest wait between two reconnects (PyBal: `max-delay`, 300 s).
+    pub max_delay: Duration,
+    /// TCP keepalive (PyBal: `keepalive*`: on, 10 s idle, 30 s interval, 3 retries).
+    pub keepalive: Option<Keepalive>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub retries: u32,
+}
+
+/// `type = "proxy-fetch"`: one GET an interval; PyBal's ProxyFetch.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProxyFetch {
+    /// At least one; http or https. Host and path are the request's; it goes to the server's address
+    /// and the service's port, whatever host and port the URL names.
+    pub url: Vec<Url>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// The statuses that are good, at least one, 100 to 599.
+    pub status: Vec<u16>,
+    /// Whether https certificates are verified (default: no, as in PyBal).
+    pub verify_certificate: bool,
+}

@@ -1,0 +1,78 @@
+//! What can happen to us: the core's whole input. Times come beside an event, never in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::{Config, Servers};
+use crate::service::{Destinations, Family, Host, ServerList, ServiceName, VirtualService};
+
+#[derive(Clone, Debug, Serialize)]
+pub enum Event {
+    /// A configuration is in force from now on: at start and after each good reload.
+    Configured(Arc<Config>),
+    /// A reload was refused; the old configuration stays. The mistakes, a line each.
+    ReloadRefused(String),
+    /// A source read a good list, never an empty one.
+    List { service: ServiceName, from: Servers, list: Arc<ServerList> },
+    /// A source could not; the last good list stays.
+    SourceFailed { service: ServiceName, from: Servers, fault: String },
+    /// All addresses of a name and family, sorted; sent at first and when they change, never empty.
+    Resolved { host: Host, family: Family, addresses: Vec<IpAddr> },
+    /// A name does not resolve (now, or at all); addresses known before stay in use.
+    Unresolved { host: Host, family: Family, fault: String },
+    /// A check's verdict: the first one, then at each change of it.
+    Checked { service: ServiceName, check: CheckId, verdict: Verdict },
+    /// What the kernel held for these services when the IPVS sink first saw them, before it touched them.
+    /// A service that the kernel does not have is there with no destinations.
+    Found(BTreeMap<VirtualService, Destinations>),
+    /// The kernel holds exactly this for the service; it was read back.
+    Applied { service: VirtualService, destinations: Arc<Destinations> },
+    /// The kernel refused. `holds`: whether it still has the service with at least one destination.
+    NotApplied { service: VirtualService, fault: String, holds: bool },
+    /// Someone else had changed the service or its destinations; they are as wanted again.
+    Repaired { service: VirtualService },
+    /// Which of the wanted VIPs are on this host, and why those that are not could not be put there.
+    /// Sent at each change.
+    Addresses { present: BTreeSet<IpAddr>, faults: BTreeMap<IpAddr, String> },
+    /// A BGP session changed.
+    Peer { address: IpAddr, session: Session },
+    /// The addresses that at least one peer has been told and not been told otherwise. Sent at each change.
+    Announced(BTreeSet<IpAddr>),
+    /// A part of ours could not do its work (the state file, say); `None`: it can again.
+    Trouble { part: &'static str, fault: Option<String> },
+    /// SIGTERM or SIGINT.
+    Stop,
+}
+
+/// Names one run of one monitor against one server; never used twice in a process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct CheckId(pub u64);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    Up,
+    /// Why, as an operator would say it: `connection refused`, `status 503, expected 200`.
+    Down(String),
+}
+
+/// A BGP session as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Session {
+    pub state: SessionState,
+    /// The last thing that went wrong, in words, until the session is established again.
+    pub fault: Option<String>,
+}
+
+/// RFC 4271 section 8.2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum SessionState {
+    Idle,
+    Connect,
+    Active,
+    OpenSent,
+    OpenConfirm,
+    Established,
+}

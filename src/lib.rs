@@ -1,0 +1,17 @@
+//! Plimsoll: a balancer control plane for Linux.
+//!
+//! ```text
+//!  config ─┐                                              ┌─► ipvs ───┐
+//!  source ─┤  Event  ┌─────────┐ (Event, now) ┌────────┐  ├─► bgp ────┤
+//!  monitor ┼────────►│ control │─────────────►│balancer│  ├─► address ┤
+//!  signals ┘  mpsc   │  (1x)   │◄─────────────│ + pool │  ├─► monitor │
+//!    ▲               └────┬────┘   Snapshot   └────────┘  └─► api     │
+//!    │                    └────────── watch: Arc<Snapshot> ──▲        │
+//!    └──────────────── Event: applied, session state ─────────────────┘
+//! ```
+
+// Words: plain data, no logic that waits or decides.
+pub mod config;
+pub mod event;
+pub mod service;
+pub mod snapshot;

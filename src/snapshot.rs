@@ -1,0 +1,291 @@
+//! What we want, and why not more: one immutable value, the core's whole output.
+//!
+//! Sinks make the world equal to it, the API shows it. It shares everything that did not change with
+//! the one before it: compare with [`imbl::OrdMap::diff`] and `Arc::ptr_eq`, never walk it whole for one event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::Serialize;
+
+use crate::config::{self, Config};
+use crate::event::{CheckId, Session};
+use crate::service::{Destinations, Family, Host, Listed, ServiceName, VirtualService};
+
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub mode: Mode,
+    pub config: Arc<Config>,
+    pub services: OrdMap<ServiceName, Arc<Service>>,
+    /// Services that are to go, but not before their address is withdrawn: leave them in the kernel.
+    pub retiring: OrdMap<VirtualService, ()>,
+    /// Every address that shall be on this host, those of retiring services too.
+    pub vips: OrdMap<IpAddr, Arc<Vip>>,
+    pub peers: Arc<BTreeMap<IpAddr, Session>>,
+    /// Parts of ours that could not do their work, and what they said.
+    pub troubles: Arc<BTreeMap<&'static str, String>>,
+    /// The mistakes of a configuration that was refused, until a good one is loaded.
+    pub reload_refused: Option<Arc<str>>,
+    pub stopping: bool,
+}
+
+/// What of the world the daemon touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    Real,
+    /// `--ipvs memory`: a table in memory in place of the kernel's; all else is real.
+    MemoryTable,
+    /// `--dry-run`: a table in memory, no addresses, no BGP.
+    DryRun,
+}
+
+/// One service: what is wanted for it and the state that this follows from.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub config: Arc<config::Service>,
+    pub servers: Arc<BTreeMap<Host, Server>>,
+    /// Addresses that the kernel had at start and no listed server claims (yet).
+    pub unclaimed: Arc<BTreeMap<IpAddr, Unclaimed>>,
+    /// What IPVS shall hold; `None`: not known yet, leave alone what is there.
+    pub destinations: Option<Arc<Destinations>>,
+    pub applied: Applied,
+    /// The checks that shall run; an id never changes its meaning.
+    pub checks: Arc<BTreeMap<CheckId, Arc<Check>>>,
+    /// The names that shall be resolved to addresses of the service's family.
+    pub names: Arc<BTreeSet<Host>>,
+    pub source: Source,
+    /// How many servers the threshold is a fraction of: those listed.
+    pub size: usize,
+    /// The least number of servers that stays pooled, as far as there are any.
+    pub floor: usize,
+    pub condition: Condition,
+    pub counters: Counters,
+}
+
+impl Service {
+    pub fn key(&self) -> VirtualService {
+        self.config.key
+    }
+
+    pub fn family(&self) -> Family {
+        self.config.key.family()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// `None`: no longer listed, but held in the pool.
+    pub listed: Option<Listed>,
+    /// `None`: not ready, its name has not resolved to an address of the service's family.
+    pub address: Option<IpAddr>,
+    /// Why there is no address, or why the known one may be old.
+    pub unresolved: Option<Arc<str>>,
+    pub health: Health,
+    pub monitors: Vec<MonitorState>,
+    pub pooled: Pooled,
+}
+
+impl Server {
+    pub fn enabled(&self) -> bool {
+        self.listed.is_some_and(|listed| listed.enabled)
+    }
+}
+
+/// PyBal's words: `enabled/up/pooled`, `disabled/down/not pooled`, …
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let enabled = if self.enabled() { "enabled" } else { "disabled" };
+        let health = match self.health {
+            Health::Up => "up",
+            Health::PartiallyUp => "partially up",
+            Health::Unknown | Health::Down => "down",
+        };
+        let pooled = match self.pooled {
+            Pooled::No => "not pooled",
+            Pooled::Yes | Pooled::Held(_) => "pooled",
+        };
+        write!(f, "{enabled}/{health}/{pooled}")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// No monitor has said anything yet.
+    Unknown,
+    Down,
+    /// Not up, but at least one monitor is.
+    PartiallyUp,
+    /// All monitors are up, or there are none.
+    Up,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct MonitorState {
+    /// The monitor's `type`.
+    pub kind: &'static str,
+    /// `None`: no result yet. `Some(Err)`: down, and why.
+    pub result: Option<Result<(), Arc<str>>>,
+    pub up_transitions: u64,
+    pub down_transitions: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Pooled {
+    No,
+    Yes,
+    /// In IPVS though it should not be, for this reason.
+    Held(Held),
+}
+
+impl Pooled {
+    pub fn in_ipvs(self) -> bool {
+        match self {
+            Pooled::No => false,
+            Pooled::Yes | Pooled::Held(_) => true,
+        }
+    }
+}
+
+/// Why a server that should leave the pool stays in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// Not up, but too many others are not either.
+    DepoolThreshold,
+    /// Depooled by its list, but that would take the pool below its guard.
+    DepoolGuard,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Held::DepoolThreshold => "depool-threshold",
+            Held::DepoolGuard => "depool-guard",
+        })
+    }
+}
+
+/// A destination found in the kernel whose server is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unclaimed {
+    pub weight: crate::service::Weight,
+    pub why: UnclaimedBecause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnclaimedBecause {
+    /// Some listed server has no address yet; this may be its.
+    NamesUnresolved,
+    /// It is no longer listed, but without it the pool would be below its guard.
+    DepoolGuard,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    NotYet,
+    /// The kernel holds the service.
+    Yes,
+    /// The kernel refused; `holds`: it still has the service with at least one destination.
+    Failed { fault: Arc<str>, holds: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing has come yet.
+    Waiting,
+    Good,
+    /// The last good list, if there was one, stays.
+    Failed(Arc<str>),
+}
+
+/// How well a service, or all services of an address, can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// As many servers are up as the threshold asks for.
+    Healthy,
+    /// At least one server is held for the threshold.
+    Degraded,
+    /// Nothing is up.
+    Failed,
+}
+
+/// Figures that only grow, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Times a server that should have been depooled was held (PyBal: `could_not_depool_total`).
+    pub could_not_depool: u64,
+    /// Times the kernel's table was mended after someone else changed it.
+    pub repaired: u64,
+}
+
+/// One check to run: who, where, how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    pub service: ServiceName,
+    pub host: Host,
+    /// The server's address and the service's port.
+    pub target: SocketAddr,
+    pub monitor: Arc<config::Monitor>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vip {
+    pub services: BTreeSet<ServiceName>,
+    /// Whether it is on this host.
+    pub present: bool,
+    /// Why it could not be put there.
+    pub fault: Option<Arc<str>>,
+    pub condition: Condition,
+    pub announce: Result<Announcement, Refusal>,
+}
+
+/// What peers are told of a /32 or /128, beside the next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Announcement {
+    /// MULTI_EXIT_DISC.
+    pub med: u32,
+}
+
+/// Why an address is not announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    NoBgp,
+    NotConfigured,
+    /// All its services are retiring.
+    Retiring,
+    Stopping,
+    /// A service has no server list yet.
+    NoServerList,
+    /// A service's servers have not all been checked once.
+    NotChecked,
+    /// The kernel does not hold a service of it.
+    NotApplied,
+    /// The address is not on this host.
+    AddressMissing,
+    /// A service has no server in its pool.
+    NothingPooled,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::NoBgp => "no BGP is configured",
+            Refusal::NotConfigured => "announce = false",
+            Refusal::Retiring => "its services are being removed",
+            Refusal::Stopping => "the daemon is stopping",
+            Refusal::NoServerList => "a service has no server list yet",
+            Refusal::NotChecked => "not every server has been checked yet",
+            Refusal::NotApplied => "the kernel does not hold a service of it",
+            Refusal::AddressMissing => "the address is not on this host",
+            Refusal::NothingPooled => "a service has nothing pooled",
+        })
+    }
+}
