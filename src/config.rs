@@ -89,7 +89,9 @@ pub struct Threshold(f64);
 impl Threshold {
     /// `None` outside 0..=1.
     pub fn new(fraction: f64) -> Option<Threshold> {
-        (0.0..=1.0).contains(&fraction).then_some(Threshold(fraction))
+        (0.0..=1.0)
+            .contains(&fraction)
+            .then_some(Threshold(fraction))
     }
 
     pub fn get(self) -> f64 {

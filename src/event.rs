@@ -16,33 +16,66 @@ pub enum Event {
     /// A reload was refused; the old configuration stays. The mistakes, a line each.
     ReloadRefused(String),
     /// A source read a good list, never an empty one.
-    List { service: ServiceName, from: Servers, list: Arc<ServerList> },
+    List {
+        service: ServiceName,
+        from: Servers,
+        list: Arc<ServerList>,
+    },
     /// A source could not; the last good list stays.
-    SourceFailed { service: ServiceName, from: Servers, fault: String },
+    SourceFailed {
+        service: ServiceName,
+        from: Servers,
+        fault: String,
+    },
     /// All addresses of a name and family, sorted; sent at first and when they change, never empty.
-    Resolved { host: Host, family: Family, addresses: Vec<IpAddr> },
+    Resolved {
+        host: Host,
+        family: Family,
+        addresses: Vec<IpAddr>,
+    },
     /// A name does not resolve (now, or at all); addresses known before stay in use.
-    Unresolved { host: Host, family: Family, fault: String },
+    Unresolved {
+        host: Host,
+        family: Family,
+        fault: String,
+    },
     /// A check's verdict: the first one, then at each change of it.
-    Checked { service: ServiceName, check: CheckId, verdict: Verdict },
+    Checked {
+        service: ServiceName,
+        check: CheckId,
+        verdict: Verdict,
+    },
     /// What the kernel held for these services when the IPVS sink first saw them, before it touched them.
     /// A service that the kernel does not have is there with no destinations.
     Found(BTreeMap<VirtualService, Destinations>),
     /// The kernel holds exactly this for the service; it was read back.
-    Applied { service: VirtualService, destinations: Arc<Destinations> },
+    Applied {
+        service: VirtualService,
+        destinations: Arc<Destinations>,
+    },
     /// The kernel refused. `holds`: whether it still has the service with at least one destination.
-    NotApplied { service: VirtualService, fault: String, holds: bool },
+    NotApplied {
+        service: VirtualService,
+        fault: String,
+        holds: bool,
+    },
     /// Someone else had changed the service or its destinations; they are as wanted again.
     Repaired { service: VirtualService },
     /// Which of the wanted VIPs are on this host, and why those that are not could not be put there.
     /// Sent at each change.
-    Addresses { present: BTreeSet<IpAddr>, faults: BTreeMap<IpAddr, String> },
+    Addresses {
+        present: BTreeSet<IpAddr>,
+        faults: BTreeMap<IpAddr, String>,
+    },
     /// A BGP session changed.
     Peer { address: IpAddr, session: Session },
     /// The addresses that at least one peer has been told and not been told otherwise. Sent at each change.
     Announced(BTreeSet<IpAddr>),
     /// A part of ours could not do its work (the state file, say); `None`: it can again.
-    Trouble { part: &'static str, fault: Option<String> },
+    Trouble {
+        part: &'static str,
+        fault: Option<String>,
+    },
     /// SIGTERM or SIGINT.
     Stop,
 }

@@ -15,3 +15,7 @@ pub mod config;
 pub mod event;
 pub mod service;
 pub mod snapshot;
+
+// Decisions: no async, no clock, no I/O.
+mod balancer;
+mod pool;

@@ -33,9 +33,13 @@ pub struct BadName {
 impl FromStr for ServiceName {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        name(text, "a service's name", 128, "letters, digits, '.', '_' and '-'", |c| {
-            c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-        })
+        name(
+            text,
+            "a service's name",
+            128,
+            "letters, digits, '.', '_' and '-'",
+            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'),
+        )
         .map(ServiceName)
     }
 }
@@ -43,9 +47,13 @@ impl FromStr for ServiceName {
 impl FromStr for Host {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        name(text, "a server's name", 253, "letters, digits, '.', '_', '-' and ':'", |c| {
-            c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':')
-        })
+        name(
+            text,
+            "a server's name",
+            253,
+            "letters, digits, '.', '_', '-' and ':'",
+            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'),
+        )
         .map(Host)
     }
 }
@@ -59,7 +67,12 @@ fn name(
 ) -> Result<Arc<str>, BadName> {
     if text.is_empty() || text.len() > longest || !text.chars().all(good) {
         let text = text.chars().take(longest + 1).collect();
-        return Err(BadName { what, longest, allowed, text });
+        return Err(BadName {
+            what,
+            longest,
+            allowed,
+            text,
+        });
     }
     Ok(text.into())
 }
@@ -252,7 +265,10 @@ mod tests {
     #[test]
     fn weight_has_the_kernels_limit() {
         assert_eq!(Weight::new(0).map(Weight::get), Some(0));
-        assert_eq!(Weight::new(2_147_483_646).map(Weight::get), Some(2_147_483_646));
+        assert_eq!(
+            Weight::new(2_147_483_646).map(Weight::get),
+            Some(2_147_483_646)
+        );
         assert_eq!(Weight::new(2_147_483_647), None);
     }
 }

@@ -47,9 +47,9 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub config: Arc<config::Service>,
+    /// Those listed, and those that are held though they are not: a destination that the kernel had when
+    /// we came and that no listed server claims stands here under its address.
     pub servers: Arc<BTreeMap<Host, Server>>,
-    /// Addresses that the kernel had at start and no listed server claims (yet).
-    pub unclaimed: Arc<BTreeMap<IpAddr, Unclaimed>>,
     /// What IPVS shall hold; `None`: not known yet, leave alone what is there.
     pub destinations: Option<Arc<Destinations>>,
     pub applied: Applied,
@@ -98,7 +98,11 @@ impl Server {
 /// PyBal's words: `enabled/up/pooled`, `disabled/down/not pooled`, …
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let enabled = if self.enabled() { "enabled" } else { "disabled" };
+        let enabled = if self.enabled() {
+            "enabled"
+        } else {
+            "disabled"
+        };
         let health = match self.health {
             Health::Up => "up",
             Health::PartiallyUp => "partially up",
@@ -159,6 +163,8 @@ pub enum Held {
     DepoolThreshold,
     /// Depooled by its list, but that would take the pool below its guard.
     DepoolGuard,
+    /// Found in the kernel and not listed, but some listed server has no address yet and may be this one.
+    NamesUnresolved,
 }
 
 impl fmt::Display for Held {
@@ -166,24 +172,9 @@ impl fmt::Display for Held {
         f.write_str(match self {
             Held::DepoolThreshold => "depool-threshold",
             Held::DepoolGuard => "depool-guard",
+            Held::NamesUnresolved => "names-unresolved",
         })
     }
-}
-
-/// A destination found in the kernel whose server is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unclaimed {
-    pub weight: crate::service::Weight,
-    pub why: UnclaimedBecause,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnclaimedBecause {
-    /// Some listed server has no address yet; this may be its.
-    NamesUnresolved,
-    /// It is no longer listed, but without it the pool would be below its guard.
-    DepoolGuard,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +183,10 @@ pub enum Applied {
     /// The kernel holds the service.
     Yes,
     /// The kernel refused; `holds`: it still has the service with at least one destination.
-    Failed { fault: Arc<str>, holds: bool },
+    Failed {
+        fault: Arc<str>,
+        holds: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

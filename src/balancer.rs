@@ -1,0 +1,486 @@
+//! All services: (Event, now) → Snapshot. What may be announced, and what waits for what.
+//!
+//! Pure, as [`crate::pool`]. Each event costs its own service's share: pools that an event touched are
+//! settled anew, and the snapshot shares the rest with the one before it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imbl::OrdMap;
+use tracing::{info, warn};
+
+use crate::config::{self, Config, Servers};
+use crate::event::Event;
+use crate::pool::{self, CheckIds, Pool};
+use crate::service::{Family, Host, ServiceName, VirtualService};
+use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
+
+/// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
+const RETIRE_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    pools: BTreeMap<ServiceName, Pool>,
+    by_key: BTreeMap<VirtualService, ServiceName>,
+    by_name: BTreeMap<(Host, Family), BTreeSet<ServiceName>>,
+    by_vip: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
+    ids: CheckIds,
+    dirty: BTreeSet<ServiceName>,
+    dirty_vips: BTreeSet<IpAddr>,
+    /// Wake-ups, some of them for what has settled in the meantime: harmless.
+    due: BTreeSet<(Instant, Due)>,
+    /// Addresses that peers have been told.
+    announced: BTreeSet<IpAddr>,
+    present: BTreeSet<IpAddr>,
+    faults: BTreeMap<IpAddr, String>,
+    snapshot: Snapshot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// The pool may be judged though checks are missing.
+    Judge(ServiceName),
+    /// The removed service goes though its address was not seen withdrawn.
+    Retire(VirtualService),
+}
+
+impl Balancer {
+    pub(crate) fn new(mode: Mode, config: Arc<Config>, now: Instant) -> Balancer {
+        let nothing = Config {
+            services: BTreeMap::new(),
+            ..(*config).clone()
+        };
+        let mut balancer = Balancer {
+            pools: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            by_vip: BTreeMap::new(),
+            ids: CheckIds::default(),
+            dirty: BTreeSet::new(),
+            dirty_vips: BTreeSet::new(),
+            due: BTreeSet::new(),
+            announced: BTreeSet::new(),
+            present: BTreeSet::new(),
+            faults: BTreeMap::new(),
+            snapshot: Snapshot {
+                mode,
+                config: Arc::new(nothing),
+                services: OrdMap::new(),
+                retiring: OrdMap::new(),
+                vips: OrdMap::new(),
+                peers: Arc::default(),
+                troubles: Arc::default(),
+                reload_refused: None,
+                stopping: false,
+            },
+        };
+        balancer.handle(Event::Configured(config), now);
+        balancer
+    }
+
+    pub(crate) fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Configured(config) => self.configure(config, now),
+            Event::ReloadRefused(mistakes) => self.snapshot.reload_refused = Some(mistakes.into()),
+            Event::List {
+                service,
+                from,
+                list,
+            } => {
+                self.with_source(&service, &from, |pool| pool.set_list(&list, now));
+            }
+            Event::SourceFailed {
+                service,
+                from,
+                fault,
+            } => {
+                warn!(%service, fault, "server list: the last good one stays");
+                self.with_source(&service, &from, |pool| pool.source_failed(&fault));
+            }
+            Event::Resolved {
+                host,
+                family,
+                addresses,
+            } => {
+                self.with_name(&host, family, |pool| pool.resolved(&host, &addresses));
+            }
+            Event::Unresolved {
+                host,
+                family,
+                fault,
+            } => {
+                warn!(%host, %family, fault, "name does not resolve");
+                self.with_name(&host, family, |pool| pool.unresolved(&host, &fault));
+            }
+            Event::Checked {
+                service,
+                check,
+                verdict,
+            } => {
+                self.with(&service, |pool| pool.checked(check, &verdict, now));
+            }
+            Event::Found(table) => {
+                for (key, destinations) in table {
+                    self.with_key(key, |pool| pool.found(destinations));
+                }
+            }
+            Event::Applied {
+                service,
+                destinations,
+            } => {
+                self.with_key(service, |pool| pool.applied(destinations));
+            }
+            Event::NotApplied {
+                service,
+                fault,
+                holds,
+            } => {
+                warn!(%service, fault, "kernel refused");
+                self.with_key(service, |pool| pool.not_applied(&fault, holds));
+            }
+            Event::Repaired { service } => self.with_key(service, Pool::repaired),
+            Event::Addresses { present, faults } => self.addresses(present, faults),
+            Event::Peer { address, session } => {
+                Arc::make_mut(&mut self.snapshot.peers).insert(address, session);
+            }
+            Event::Announced(announced) => self.announced(announced),
+            Event::Trouble { part, fault } => self.trouble(part, fault),
+            Event::Stop => {
+                self.snapshot.stopping = true;
+                self.dirty_vips.extend(self.by_vip.keys());
+            }
+        }
+    }
+
+    /// Something that waited is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        while let Some((at, _)) = self.due.first()
+            && *at <= now
+        {
+            match self.due.pop_first().map(|(_, due)| due) {
+                Some(Due::Judge(service)) => self.with(&service, |_| {}),
+                Some(Due::Retire(key)) => self.retired(key),
+                None => {}
+            }
+        }
+    }
+
+    /// When [`Balancer::tick`] is to be called next.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// What should now be true. Pools touched since the last call are settled here, once each.
+    pub(crate) fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
+        for name in std::mem::take(&mut self.dirty) {
+            let Some(pool) = self.pools.get_mut(&name) else {
+                continue;
+            };
+            let view = pool.settle(&mut self.ids, now);
+            if let Some(at) = pool.judge_by() {
+                self.due.insert((at, Due::Judge(name.clone())));
+            }
+            let old = self.snapshot.services.insert(name.clone(), view.clone());
+            if !old
+                .as_ref()
+                .is_some_and(|old| Arc::ptr_eq(&old.names, &view.names))
+            {
+                self.index_names(&name, old.as_deref(), Some(&view));
+            }
+            self.dirty_vips.insert(view.key().address);
+        }
+        for address in std::mem::take(&mut self.dirty_vips) {
+            self.settle_vip(address);
+        }
+        Arc::new(self.snapshot.clone())
+    }
+
+    fn with(&mut self, service: &ServiceName, act: impl FnOnce(&mut Pool)) {
+        if let Some(pool) = self.pools.get_mut(service) {
+            act(pool);
+            self.dirty.insert(service.clone());
+        }
+    }
+
+    fn with_key(&mut self, key: VirtualService, act: impl FnOnce(&mut Pool)) {
+        if let Some(service) = self.by_key.get(&key).cloned() {
+            self.with(&service, act);
+        }
+    }
+
+    /// Only if the service still has this source: another one's last word may come late.
+    fn with_source(&mut self, service: &ServiceName, from: &Servers, act: impl FnOnce(&mut Pool)) {
+        if self
+            .pools
+            .get(service)
+            .is_some_and(|pool| pool.config().servers == *from)
+        {
+            self.with(service, act);
+        }
+    }
+
+    fn with_name(&mut self, host: &Host, family: Family, act: impl Fn(&mut Pool)) {
+        for service in self
+            .by_name
+            .get(&(host.clone(), family))
+            .cloned()
+            .unwrap_or_default()
+        {
+            self.with(&service, &act);
+        }
+    }
+
+    fn configure(&mut self, config: Arc<Config>, now: Instant) {
+        let old = std::mem::replace(&mut self.snapshot.config, config.clone());
+        self.snapshot.reload_refused = None;
+        let moved = |name: &ServiceName, service: &config::Service| {
+            config
+                .services
+                .get(name)
+                .is_none_or(|new| new.key != service.key)
+        };
+        let gone: Vec<_> = old
+            .services
+            .iter()
+            .filter(|(name, service)| moved(name, service))
+            .collect();
+        for (name, service) in gone {
+            self.remove(name, service.key, now);
+        }
+        for (name, service) in &config.services {
+            self.add_or_change(name, service, now);
+        }
+        if old.bgp != config.bgp {
+            self.dirty_vips.extend(self.by_vip.keys());
+            let peers = config
+                .bgp
+                .iter()
+                .flat_map(|bgp| bgp.peers.keys())
+                .copied()
+                .collect::<BTreeSet<_>>();
+            Arc::make_mut(&mut self.snapshot.peers).retain(|address, _| peers.contains(address));
+        }
+    }
+
+    fn add_or_change(&mut self, name: &ServiceName, service: &Arc<config::Service>, now: Instant) {
+        let before = self.pools.get(name).map(|pool| pool.config().clone());
+        if before.as_ref() == Some(service) {
+            return;
+        }
+        let new_list = before
+            .as_ref()
+            .is_none_or(|before| before.servers != service.servers);
+        self.by_key.insert(service.key, name.clone());
+        self.by_vip
+            .entry(service.key.address)
+            .or_default()
+            .insert(name.clone());
+        self.snapshot.retiring.remove(&service.key);
+        let pool = self
+            .pools
+            .entry(name.clone())
+            .or_insert_with(|| Pool::new(service.clone()));
+        pool.reconfigure(service.clone());
+        match &service.servers {
+            Servers::Inline(list) if new_list => pool.set_list(list, now),
+            Servers::Inline(_) | Servers::File(_) => {}
+        }
+        self.dirty.insert(name.clone());
+    }
+
+    /// A service leaves the configuration; it leaves the kernel when its address is withdrawn.
+    fn remove(&mut self, name: &ServiceName, key: VirtualService, now: Instant) {
+        info!(service = %name, %key, "service removed");
+        self.pools.remove(name);
+        self.dirty.remove(name);
+        if self.by_key.get(&key) == Some(name) {
+            self.by_key.remove(&key);
+        }
+        if let Some(view) = self.snapshot.services.remove(name) {
+            self.index_names(name, Some(&view), None);
+        }
+        let others = self.by_vip.get_mut(&key.address).is_some_and(|services| {
+            services.remove(name);
+            !services.is_empty()
+        });
+        let told = self.announced.contains(&key.address)
+            || self
+                .snapshot
+                .vips
+                .get(&key.address)
+                .is_some_and(|vip| vip.announce.is_ok());
+        if !others {
+            self.by_vip.remove(&key.address);
+        }
+        if told && !others {
+            self.snapshot.retiring.insert(key, ());
+            self.due.insert((now + RETIRE_WITHIN, Due::Retire(key)));
+        }
+        self.dirty_vips.insert(key.address);
+    }
+
+    /// The removed service may leave the kernel.
+    fn retired(&mut self, key: VirtualService) {
+        if self.snapshot.retiring.remove(&key).is_some() {
+            self.dirty_vips.insert(key.address);
+        }
+    }
+
+    fn announced(&mut self, announced: BTreeSet<IpAddr>) {
+        let withdrawn: Vec<VirtualService> = self
+            .snapshot
+            .retiring
+            .keys()
+            .filter(|key| {
+                self.announced.contains(&key.address) && !announced.contains(&key.address)
+            })
+            .copied()
+            .collect();
+        self.announced = announced;
+        for key in withdrawn {
+            self.retired(key);
+        }
+    }
+
+    fn addresses(&mut self, present: BTreeSet<IpAddr>, faults: BTreeMap<IpAddr, String>) {
+        self.dirty_vips
+            .extend(present.symmetric_difference(&self.present));
+        let differs = |address: &&IpAddr| faults.get(*address) != self.faults.get(*address);
+        self.dirty_vips
+            .extend(faults.keys().chain(self.faults.keys()).filter(differs));
+        self.present = present;
+        self.faults = faults;
+    }
+
+    fn trouble(&mut self, part: &'static str, fault: Option<String>) {
+        let troubles = Arc::make_mut(&mut self.snapshot.troubles);
+        match fault {
+            Some(fault) => {
+                warn!(part, fault, "trouble");
+                troubles.insert(part, fault);
+            }
+            None => {
+                troubles.remove(part);
+            }
+        }
+    }
+
+    fn index_names(
+        &mut self,
+        service: &ServiceName,
+        old: Option<&snapshot::Service>,
+        new: Option<&snapshot::Service>,
+    ) {
+        if let Some(old) = old {
+            for host in old.names.iter() {
+                let key = (host.clone(), old.family());
+                let unused = self.by_name.get_mut(&key).is_some_and(|services| {
+                    services.remove(service);
+                    services.is_empty()
+                });
+                if unused {
+                    self.by_name.remove(&key);
+                }
+            }
+        }
+        if let Some(new) = new {
+            for host in new.names.iter() {
+                self.by_name
+                    .entry((host.clone(), new.family()))
+                    .or_default()
+                    .insert(service.clone());
+            }
+        }
+    }
+
+    fn settle_vip(&mut self, address: IpAddr) {
+        let services = self.by_vip.get(&address).cloned().unwrap_or_default();
+        let retiring = || {
+            self.snapshot
+                .retiring
+                .keys()
+                .any(|key| key.address == address)
+        };
+        if services.is_empty() && !retiring() {
+            self.snapshot.vips.remove(&address);
+            return;
+        }
+        let views = || {
+            services
+                .iter()
+                .filter_map(|name| self.snapshot.services.get(name))
+        };
+        let vip = Vip {
+            present: self.present.contains(&address),
+            fault: self.faults.get(&address).map(|fault| fault.as_str().into()),
+            condition: views()
+                .map(|view| view.condition)
+                .max()
+                .unwrap_or(Condition::Failed),
+            announce: self.may_announce(address, &services),
+            services,
+        };
+        let old = self.snapshot.vips.get(&address);
+        if old.is_some_and(|old| **old == vip) {
+            return;
+        }
+        if old.map(|old| old.announce) != Some(vip.announce) {
+            match vip.announce {
+                Ok(Announcement { med }) => info!(vip = %address, med, "announce"),
+                Err(why) => info!(vip = %address, %why, "do not announce"),
+            }
+        }
+        self.snapshot.vips.insert(address, Arc::new(vip));
+    }
+
+    fn may_announce(
+        &self,
+        address: IpAddr,
+        services: &BTreeSet<ServiceName>,
+    ) -> Result<Announcement, Refusal> {
+        let bgp = self
+            .snapshot
+            .config
+            .bgp
+            .as_ref()
+            .filter(|_| self.snapshot.mode != Mode::DryRun);
+        let bgp = bgp.ok_or(Refusal::NoBgp)?;
+        let pools: Vec<&Pool> = services
+            .iter()
+            .filter_map(|name| self.pools.get(name))
+            .collect();
+        // All services of an address agree on its announcement: the configuration is refused otherwise.
+        let announce = pools.first().ok_or(Refusal::Retiring)?.config().announce;
+        if !announce.announce {
+            return Err(Refusal::NotConfigured);
+        }
+        if self.snapshot.stopping {
+            return Err(Refusal::Stopping);
+        }
+        for (name, pool) in services.iter().zip(&pools) {
+            let view = self.snapshot.services.get(name);
+            let destinations = view.and_then(|view| view.destinations.as_ref());
+            let destinations = destinations.ok_or(Refusal::NoServerList)?;
+            if !pool.judged() {
+                return Err(Refusal::NotChecked);
+            }
+            if !pool::serves(destinations) {
+                return Err(Refusal::NothingPooled);
+            }
+            if !pool.served_by_kernel() {
+                return Err(Refusal::NotApplied);
+            }
+        }
+        if !self.present.contains(&address) {
+            return Err(Refusal::AddressMissing);
+        }
+        Ok(Announcement {
+            med: announce.med.unwrap_or(bgp.med),
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! The command line: what may be said, and which exit code follows. One file a subcommand.
+
+mod check;
+mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exit codes, by the names of sysexits.h.
+pub mod exit {
+    /// EX_USAGE: the command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// EX_UNAVAILABLE: the kernel lacks something.
+    pub const UNAVAILABLE: u8 = 69;
+    /// EX_OSERR: the system refused something else, a port or a file that is in use, say.
+    pub const OS_ERROR: u8 = 71;
+    /// EX_NOPERM: a capability is missing.
+    pub const NO_PERMISSION: u8 = 77;
+    /// EX_CONFIG: the configuration is wrong.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Balancer control plane: health checks, a pool floor, IPVS and BGP.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the balancer in the foreground.
+    Run(run::Run),
+    /// Read a configuration and say what is in it, or every mistake with its line.
+    Check(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration.
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/plimsoll/plimsoll.toml")]
+    config: PathBuf,
+}
+
+/// Does what the arguments say, the program's name among them, and gives the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(arguments) {
+        Ok(Cli { command: Command::Run(run) }) => run.main(),
+        Ok(Cli { command: Command::Check(file) }) => check::main(&file.config),
+        Err(refused) => {
+            // Nobody is left to tell if this cannot be written.
+            let _ = refused.print();
+            ExitCode::from(if refused.use_stderr() { exit::USAGE } else { 0 })
+        }
+    }
+}

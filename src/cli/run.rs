@@ -1,0 +1,64 @@
+//! `plimsoll run`: logging, runtime, daemon, exit code.
+
+mod log;
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use tracing::{error, info};
+
+use super::ConfigFile;
+use crate::daemon::{self, Options};
+use crate::snapshot::Mode;
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Touch nothing: a table in memory for the kernel's, no addresses, no BGP; checks and API are real.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where virtual services are kept. `memory` balances no traffic: for tests.
+    #[arg(long, value_enum, default_value_t = Ipvs::Kernel, conflicts_with = "dry_run")]
+    ipvs: Ipvs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ipvs {
+    Kernel,
+    Memory,
+}
+
+impl Run {
+    pub(super) fn main(self) -> ExitCode {
+        let _log = log::start();
+        let mode = match (self.dry_run, self.ipvs) {
+            (true, _) => Mode::DryRun,
+            (false, Ipvs::Kernel) => Mode::Real,
+            (false, Ipvs::Memory) => Mode::MemoryTable,
+        };
+        let options = Options { config: self.file.config, mode };
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(cause) => {
+                error!(error = %cause, "cannot start the runtime");
+                return ExitCode::from(super::exit::OS_ERROR);
+            }
+        };
+        let ended = runtime.block_on(daemon::run(options));
+        // Look-ups and file reads that hang on their own threads are not waited for.
+        runtime.shutdown_background();
+        match ended {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(refused) => {
+                for line in refused.lines() {
+                    error!("{line}");
+                }
+                ExitCode::from(refused.exit_code())
+            }
+        }
+    }
+}

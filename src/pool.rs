@@ -1,0 +1,424 @@
+//! One service: who is pooled, and why. Pure: no clock, no I/O, nothing waits.
+//!
+//! Invariants, held after every step (`tests.rs`):
+//! - pooled ⇒ ready; pooled and not wanted ⇒ held, with a reason.
+//! - wanted ⇒ pooled.
+//! - at least min(floor, enabled and ready) servers are pooled, whatever happened.
+//! - a held server is let go as soon as the line holds without it.
+
+mod floor;
+mod member;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+pub(crate) use self::member::CheckIds;
+use self::member::Member;
+use crate::config;
+use crate::event::{CheckId, Verdict};
+use crate::service::{Destinations, Family, Host, ServerList};
+use crate::snapshot::{Applied, Condition, Counters, Health, Held, Pooled, Service, Source};
+
+/// How long after its first server list a pool may be judged though a first check is still missing,
+/// on top of the longest timeout of its monitors.
+const FIRST_CHECK_GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Pool {
+    config: Arc<config::Service>,
+    members: BTreeMap<Host, Member>,
+    /// How many servers the list has; `None`: no list yet.
+    size: Option<usize>,
+    source: Source,
+    /// What the kernel had when we came; `None`: not told yet.
+    found: Option<Destinations>,
+    /// While somebody is leaving: the size of the pool that the guard is a fraction of.
+    guarded_size: Option<usize>,
+    applied: Applied,
+    /// What the kernel was last said to hold.
+    held_by_kernel: Option<Arc<Destinations>>,
+    /// Every server has been checked once, or the time for it is over; never unset.
+    judged: bool,
+    judge_by: Option<Instant>,
+    counters: Counters,
+    view: Option<Arc<Service>>,
+}
+
+impl Pool {
+    pub(crate) fn new(config: Arc<config::Service>) -> Pool {
+        Pool {
+            config,
+            members: BTreeMap::new(),
+            size: None,
+            source: Source::Waiting,
+            found: None,
+            guarded_size: None,
+            applied: Applied::NotYet,
+            held_by_kernel: None,
+            judged: false,
+            judge_by: None,
+            counters: Counters::default(),
+            view: None,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<config::Service> {
+        &self.config
+    }
+
+    /// The same service with other settings. What did not change goes on undisturbed.
+    pub(crate) fn reconfigure(&mut self, config: Arc<config::Service>) {
+        for member in self.members.values_mut() {
+            member.set_monitors(&config.monitors);
+        }
+        if self.config.servers != config.servers {
+            self.source = Source::Waiting;
+        }
+        self.config = config;
+    }
+
+    /// A good list from the service's source.
+    pub(crate) fn set_list(&mut self, list: &ServerList, now: Instant) {
+        self.source = Source::Good;
+        let old_size = self.size.unwrap_or(0);
+        for (host, member) in &mut self.members {
+            if !list.contains_key(host) {
+                member.listed = None;
+            }
+        }
+        for (host, listed) in list {
+            let new = || Member::new(None, listed.weight, &self.config.monitors);
+            let member = self.members.entry(host.clone()).or_insert_with(new);
+            member.listed = Some(*listed);
+            member.unidentified = false;
+            member.weight = listed.weight;
+            if let Some(address) = host.literal() {
+                member.answered = true;
+                if Family::of(address) == self.config.key.family() {
+                    self.give_address(host, address);
+                } else {
+                    let family = self.config.key.family();
+                    member.unresolved = Some(format!("{host} is no {family} address").into());
+                }
+            }
+        }
+        self.size = Some(list.len());
+        self.mark_leaving(old_size);
+        let longest = self
+            .config
+            .monitors
+            .iter()
+            .map(|monitor| monitor.timeout())
+            .max()
+            .unwrap_or_default();
+        self.judge_by
+            .get_or_insert(now + longest + FIRST_CHECK_GRACE);
+    }
+
+    /// The source could not read a list; the last good one stays.
+    pub(crate) fn source_failed(&mut self, fault: &str) {
+        self.source = Source::Failed(fault.into());
+    }
+
+    /// All addresses of a name, never none. The one in use stays in use while it is among them.
+    pub(crate) fn resolved(&mut self, host: &Host, addresses: &[IpAddr]) {
+        let Some(member) = self.members.get_mut(host) else {
+            return;
+        };
+        member.answered = true;
+        member.unresolved = None;
+        let in_use = member.address.filter(|address| addresses.contains(address));
+        // Rather the one that the kernel already has, so that a start changes nothing.
+        let known = |address: &&IpAddr| {
+            self.found
+                .as_ref()
+                .is_some_and(|found| found.contains_key(*address))
+        };
+        let best = in_use.or_else(|| addresses.iter().find(known).or(addresses.first()).copied());
+        if let Some(address) = best {
+            self.give_address(host, address);
+        }
+    }
+
+    pub(crate) fn unresolved(&mut self, host: &Host, fault: &str) {
+        let Some(member) = self.members.get_mut(host) else {
+            return;
+        };
+        member.answered = true;
+        member.unresolved = Some(fault.into());
+    }
+
+    /// What the kernel held before we touched it: those servers are taken as up and pooled.
+    pub(crate) fn found(&mut self, destinations: Destinations) {
+        for (address, weight) in &destinations {
+            let same =
+                |member: &&mut Member| member.listed.is_some() && member.address == Some(*address);
+            match self.members.values_mut().find(same) {
+                Some(member) => member.adopt(),
+                None => {
+                    let member = Member::unidentified(*address, *weight, &self.config.monitors);
+                    self.members.insert(Host::from(*address), member);
+                }
+            }
+        }
+        self.mark_leaving(destinations.len());
+        self.found = Some(destinations);
+    }
+
+    /// A check's verdict; one of a check that no longer exists is ignored.
+    pub(crate) fn checked(&mut self, check: CheckId, verdict: &Verdict, now: Instant) {
+        for (host, member) in &mut self.members {
+            let before = member.health();
+            if member.checked(check, verdict, now) {
+                let after = member.health();
+                if before != after {
+                    let service = &self.config.name;
+                    let why = match verdict {
+                        Verdict::Up => "",
+                        Verdict::Down(why) => why,
+                    };
+                    info!(%service, %host, ?before, ?after, why, "health changed");
+                }
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn applied(&mut self, destinations: Arc<Destinations>) {
+        self.applied = Applied::Yes;
+        self.held_by_kernel = Some(destinations);
+    }
+
+    pub(crate) fn not_applied(&mut self, fault: &str, holds: bool) {
+        if !holds {
+            self.held_by_kernel = None;
+        }
+        self.applied = Applied::Failed {
+            fault: fault.into(),
+            holds,
+        };
+    }
+
+    pub(crate) fn repaired(&mut self) {
+        self.counters.repaired += 1;
+    }
+
+    /// When the pool shall be judged at the latest, though checks are missing.
+    pub(crate) fn judge_by(&self) -> Option<Instant> {
+        self.judge_by.filter(|_| !self.judged)
+    }
+
+    /// Whether the pool may be judged: every server was checked once, or had its time.
+    pub(crate) fn judged(&self) -> bool {
+        self.judged
+    }
+
+    /// Whether the kernel has been read back to hold a server that gets new connections.
+    pub(crate) fn served_by_kernel(&self) -> bool {
+        self.held_by_kernel
+            .as_ref()
+            .is_some_and(|held| serves(held))
+    }
+
+    /// Decides anew, after any number of events, and shows the result. Cheap if nothing changed.
+    pub(crate) fn settle(&mut self, ids: &mut CheckIds, now: Instant) -> Arc<Service> {
+        self.decide();
+        for (host, member) in &mut self.members {
+            member.start_checks(host, &self.config, ids);
+        }
+        let all_checked = || {
+            self.members
+                .values()
+                .filter(|m| m.listed.is_some())
+                .all(Member::first_checked)
+        };
+        if self.size.is_some() && !self.judged {
+            self.judged = all_checked() || self.judge_by.is_some_and(|at| at <= now);
+        }
+        let view = Arc::new(self.view());
+        self.view = Some(view.clone());
+        view
+    }
+
+    fn decide(&mut self) {
+        let names_missing = self.size.is_none()
+            || self
+                .members
+                .values()
+                .any(|m| m.listed.is_some() && !m.ready());
+        if !names_missing && self.members.values().any(|m| m.unidentified) {
+            // All names have addresses: what the kernel had and nobody claimed is no longer listed.
+            self.members
+                .values_mut()
+                .for_each(|m| m.unidentified = false);
+            self.mark_leaving(self.found.as_ref().map_or(0, Destinations::len));
+        }
+        let before: Vec<Pooled> = self.members.values().map(|m| m.pooled).collect();
+        let floor = floor::floor(self.size.unwrap_or(0), self.config.depool_threshold);
+        let guard = self.guarded_size.map_or(0, |size| {
+            floor::guard(size, self.config.depool_guard, self.config.depool_threshold)
+        });
+        floor::decide(&mut self.members, floor, guard);
+        for ((host, member), before) in self.members.iter().zip(before) {
+            tell(
+                &self.config,
+                host,
+                before,
+                member.pooled,
+                &mut self.counters,
+            );
+        }
+        self.members
+            .retain(|_, m| m.listed.is_some() || m.pooled.in_ipvs() || m.unidentified);
+        for member in self.members.values_mut() {
+            member.leaving &= member.pooled == Pooled::Held(Held::DepoolGuard);
+        }
+        if !self.members.values().any(|member| member.leaving) {
+            self.guarded_size = None;
+        }
+    }
+
+    /// Those pooled that are not enabled (any longer) leave, under the guard of the larger pool.
+    fn mark_leaving(&mut self, old_size: usize) {
+        for member in self.members.values_mut() {
+            member.leaving = member.pooled.in_ipvs() && !member.enabled();
+        }
+        if self.members.values().any(|member| member.leaving) {
+            let size = self.size.unwrap_or(0).max(old_size);
+            self.guarded_size = Some(self.guarded_size.unwrap_or(0).max(size));
+        }
+    }
+
+    /// `host` has this address. If the kernel had it pooled, that was this server.
+    fn give_address(&mut self, host: &Host, address: IpAddr) {
+        let Some(member) = self
+            .members
+            .get_mut(host)
+            .filter(|m| m.address != Some(address))
+        else {
+            return;
+        };
+        if member.address.is_some() {
+            info!(service = %self.config.name, %host, %address, "address changed");
+        }
+        member.set_address(address);
+        let stand_in = Host::from(address);
+        if self.members.get(&stand_in).is_none_or(|m| !m.unidentified) {
+            return;
+        }
+        let serves = self
+            .members
+            .remove(&stand_in)
+            .is_some_and(|m| m.up() && m.pooled.in_ipvs());
+        if let Some(member) = self.members.get_mut(host).filter(|_| serves) {
+            member.adopt();
+        }
+    }
+
+    fn view(&self) -> Service {
+        let config = &self.config;
+        let size = self.size.unwrap_or(0);
+        let floor = floor::floor(size, config.depool_threshold);
+        let old = self.view.as_deref();
+        let destinations = (self.size.is_some() && self.found.is_some()).then(|| {
+            let pooled = self.members.values().filter(|m| m.pooled.in_ipvs());
+            let new: Destinations = pooled
+                .filter_map(|m| m.address.map(|a| (a, m.weight)))
+                .collect();
+            share(new, old.and_then(|old| old.destinations.as_ref()))
+        });
+        let servers = self
+            .members
+            .iter()
+            .map(|(host, m)| (host.clone(), m.view()))
+            .collect();
+        let checks = self
+            .members
+            .values()
+            .flat_map(Member::checks)
+            .cloned()
+            .collect();
+        let names: BTreeSet<Host> = self
+            .members
+            .iter()
+            .filter(|(h, m)| m.listed.is_some() && h.literal().is_none())
+            .map(|(h, _)| h.clone())
+            .collect();
+        Service {
+            config: config.clone(),
+            servers: share(servers, old.map(|old| &old.servers)),
+            destinations,
+            applied: self.applied.clone(),
+            checks: share(checks, old.map(|old| &old.checks)),
+            names: share(names, old.map(|old| &old.names)),
+            source: self.source.clone(),
+            size,
+            floor,
+            condition: self.condition(floor),
+            counters: self.counters,
+        }
+    }
+
+    fn condition(&self, floor: usize) -> Condition {
+        let wanted = self.members.values().filter(|m| m.wanted()).count();
+        let up = self
+            .members
+            .values()
+            .any(|m| m.ready() && m.health() == Health::Up && m.pooled.in_ipvs());
+        if !up {
+            Condition::Failed
+        } else if wanted < floor {
+            Condition::Degraded
+        } else {
+            Condition::Healthy
+        }
+    }
+}
+
+/// Whether somebody gets new connections.
+pub(crate) fn serves(destinations: &Destinations) -> bool {
+    destinations.values().any(|weight| weight.get() > 0)
+}
+
+/// The old value's place if the new one is equal, so that who compares pointers sees no change.
+fn share<T: PartialEq>(new: T, old: Option<&Arc<T>>) -> Arc<T> {
+    match old {
+        Some(old) if **old == new => old.clone(),
+        Some(_) | None => Arc::new(new),
+    }
+}
+
+fn tell(
+    config: &config::Service,
+    host: &Host,
+    before: Pooled,
+    after: Pooled,
+    counters: &mut Counters,
+) {
+    let service = &config.name;
+    match (before, after) {
+        (Pooled::Yes, Pooled::Held(Held::DepoolThreshold)) => {
+            counters.could_not_depool += 1;
+            warn!(%service, %host, "could not depool: too many are down");
+        }
+        (Pooled::No, Pooled::Held(why)) => {
+            warn!(%service, %host, %why, "pooled though it should not be")
+        }
+        (Pooled::Yes, Pooled::Held(why)) => warn!(%service, %host, %why, "held in the pool"),
+        (Pooled::No, Pooled::Yes) => info!(%service, %host, "pooled"),
+        (Pooled::Yes | Pooled::Held(_), Pooled::No) => info!(%service, %host, "depooled"),
+        (Pooled::Held(a), Pooled::Held(b)) if a != b => {
+            warn!(%service, %host, why = %b, "held in the pool")
+        }
+        (Pooled::Held(_), Pooled::Yes) => info!(%service, %host, "pooled, no longer held"),
+        (Pooled::Yes, Pooled::Yes)
+        | (Pooled::No, Pooled::No)
+        | (Pooled::Held(_), Pooled::Held(_)) => {}
+    }
+}

@@ -1,0 +1,256 @@
+//! One server of a pool: what its list, the resolver and its monitors say of it.
+//! Whether it is pooled is decided over all of them, in [`super::floor`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config;
+use crate::event::{CheckId, Verdict};
+use crate::service::{Host, Listed, Weight};
+use crate::snapshot::{Check, Health, MonitorState, Pooled, Server};
+
+#[derive(Debug)]
+pub(super) struct Member {
+    /// `None`: not, or no longer, in the list; it is here only because the kernel has it.
+    pub(super) listed: Option<Listed>,
+    /// Stands for an address that the kernel had when we came, under that address as its name, until a
+    /// listed server turns out to have it or all listed servers turn out to have others.
+    pub(super) unidentified: bool,
+    /// The list's, or the last one known.
+    pub(super) weight: Weight,
+    pub(super) address: Option<IpAddr>,
+    /// The resolver has said something of the name, good or bad.
+    pub(super) answered: bool,
+    pub(super) unresolved: Option<Arc<str>>,
+    runs: Vec<Run>,
+    /// What a monitor without a result counts as: a server that served when we came is taken as up.
+    presumed_up: bool,
+    last_up: Option<Instant>,
+    pub(super) pooled: Pooled,
+    /// Depooled by its list while it was pooled: the depool guard may hold it.
+    pub(super) leaving: bool,
+}
+
+/// One monitor at work on this server. The check's id is there while there is an address to check.
+#[derive(Debug)]
+struct Run {
+    monitor: Arc<config::Monitor>,
+    check: Option<(CheckId, Arc<Check>)>,
+    result: Option<Result<(), Arc<str>>>,
+    up_transitions: u64,
+    down_transitions: u64,
+}
+
+/// Hands out check ids, each once.
+#[derive(Debug, Default)]
+pub(crate) struct CheckIds(u64);
+
+impl CheckIds {
+    fn next(&mut self) -> CheckId {
+        self.0 += 1;
+        CheckId(self.0)
+    }
+}
+
+impl Member {
+    pub(super) fn new(
+        listed: Option<Listed>,
+        weight: Weight,
+        monitors: &[Arc<config::Monitor>],
+    ) -> Member {
+        Member {
+            listed,
+            unidentified: false,
+            weight,
+            address: None,
+            answered: false,
+            unresolved: None,
+            runs: monitors.iter().cloned().map(Run::new).collect(),
+            presumed_up: false,
+            last_up: None,
+            pooled: Pooled::No,
+            leaving: false,
+        }
+    }
+
+    /// What the kernel has pooled, though nobody knows yet whose address it is.
+    pub(super) fn unidentified(
+        address: IpAddr,
+        weight: Weight,
+        monitors: &[Arc<config::Monitor>],
+    ) -> Member {
+        let mut member = Member::new(None, weight, monitors);
+        member.set_address(address);
+        member.unidentified = true;
+        member.adopt();
+        member
+    }
+
+    /// The kernel has it pooled: it serves, and is taken as up until its monitors say otherwise.
+    pub(super) fn adopt(&mut self) {
+        self.presumed_up = true;
+        self.pooled = Pooled::Yes;
+    }
+
+    pub(super) fn enabled(&self) -> bool {
+        self.listed.is_some_and(|listed| listed.enabled)
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.address.is_some()
+    }
+
+    pub(super) fn up(&self) -> bool {
+        self.health() == Health::Up
+    }
+
+    pub(super) fn wanted(&self) -> bool {
+        self.enabled() && self.ready() && self.up()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let up = self
+            .runs
+            .iter()
+            .filter(|run| run.is_up(self.presumed_up))
+            .count();
+        if up == self.runs.len() {
+            Health::Up
+        } else if up > 0 {
+            Health::PartiallyUp
+        } else if self.runs.iter().all(|run| run.result.is_none()) {
+            Health::Unknown
+        } else {
+            Health::Down
+        }
+    }
+
+    /// Nothing more is to be waited for before the pool can be judged by this server.
+    pub(super) fn first_checked(&self) -> bool {
+        match self.address {
+            Some(_) => self.runs.iter().all(|run| run.result.is_some()),
+            None => self.answered,
+        }
+    }
+
+    /// Greater: rather kept pooled than another. Those already pooled (no churn), then by how well they
+    /// are, then the one seen up most recently.
+    pub(super) fn keep_rank(&self) -> (bool, u8, Option<Instant>) {
+        let health = match self.health() {
+            Health::Up => 3,
+            Health::PartiallyUp => 2,
+            Health::Unknown => 1,
+            Health::Down => 0,
+        };
+        (self.pooled.in_ipvs(), health, self.last_up)
+    }
+
+    /// The server has another address, or one at last: what was known of its health is of the old one.
+    pub(super) fn set_address(&mut self, address: IpAddr) {
+        self.address = Some(address);
+        self.presumed_up = false;
+        for run in &mut self.runs {
+            run.check = None;
+            run.result = None;
+        }
+    }
+
+    /// Other monitors watch it from now on; those that stay the same keep their state and their check.
+    pub(super) fn set_monitors(&mut self, monitors: &[Arc<config::Monitor>]) {
+        let was_up = self.up();
+        let mut old = std::mem::take(&mut self.runs);
+        for monitor in monitors {
+            let kept = old.iter().position(|run| run.monitor == *monitor);
+            self.runs.push(match kept {
+                Some(i) => old.remove(i),
+                None => Run::new(monitor.clone()),
+            });
+        }
+        self.presumed_up = was_up;
+    }
+
+    /// Gives each monitor that has none a check, once there is an address.
+    pub(super) fn start_checks(
+        &mut self,
+        host: &Host,
+        service: &config::Service,
+        ids: &mut CheckIds,
+    ) {
+        let Some(address) = self.address else { return };
+        for run in &mut self.runs {
+            run.check.get_or_insert_with(|| {
+                let check = Check {
+                    service: service.name.clone(),
+                    host: host.clone(),
+                    target: SocketAddr::new(address, service.key.port),
+                    monitor: run.monitor.clone(),
+                };
+                (ids.next(), Arc::new(check))
+            });
+        }
+    }
+
+    pub(super) fn checks(&self) -> impl Iterator<Item = &(CheckId, Arc<Check>)> {
+        self.runs.iter().filter_map(|run| run.check.as_ref())
+    }
+
+    /// A check's verdict; `false` if the check is not one of this server's.
+    pub(super) fn checked(&mut self, check: CheckId, verdict: &Verdict, now: Instant) -> bool {
+        let was_up = self.up();
+        let ours = |run: &&mut Run| run.check.as_ref().is_some_and(|(id, _)| *id == check);
+        let Some(run) = self.runs.iter_mut().find(ours) else {
+            return false;
+        };
+        let before = run.result.as_ref().map(Result::is_ok);
+        run.result = Some(match verdict {
+            Verdict::Up => Ok(()),
+            Verdict::Down(why) => Err(why.as_str().into()),
+        });
+        match (before, run.result.as_ref().map(Result::is_ok)) {
+            (None | Some(false), Some(true)) => run.up_transitions += 1,
+            (None | Some(true), Some(false)) => run.down_transitions += 1,
+            (_, Some(_) | None) => {}
+        }
+        if was_up || self.up() {
+            self.last_up = Some(now);
+        }
+        true
+    }
+
+    pub(super) fn view(&self) -> Server {
+        Server {
+            listed: self.listed,
+            address: self.address,
+            unresolved: self.unresolved.clone(),
+            health: self.health(),
+            monitors: self.runs.iter().map(Run::view).collect(),
+            pooled: self.pooled,
+        }
+    }
+}
+
+impl Run {
+    fn new(monitor: Arc<config::Monitor>) -> Run {
+        Run {
+            monitor,
+            check: None,
+            result: None,
+            up_transitions: 0,
+            down_transitions: 0,
+        }
+    }
+
+    fn is_up(&self, presumed: bool) -> bool {
+        self.result.as_ref().map_or(presumed, Result::is_ok)
+    }
+
+    fn view(&self) -> MonitorState {
+        MonitorState {
+            kind: self.monitor.kind(),
+            result: self.result.clone(),
+            up_transitions: self.up_transitions,
+            down_transitions: self.down_transitions,
+        }
+    }
+}
