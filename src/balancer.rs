@@ -24,7 +24,7 @@ use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vi
 const RETIRE_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(crate) struct Balancer {
+pub struct Balancer {
     pools: BTreeMap<ServiceName, Pool>,
     by_key: BTreeMap<VirtualService, ServiceName>,
     by_name: BTreeMap<(Host, Family), BTreeSet<ServiceName>>,
@@ -50,7 +50,7 @@ enum Due {
 }
 
 impl Balancer {
-    pub(crate) fn new(mode: Mode, config: Arc<Config>, now: Instant) -> Balancer {
+    pub fn new(mode: Mode, config: Arc<Config>, now: Instant) -> Balancer {
         let nothing = Config {
             services: BTreeMap::new(),
             ..(*config).clone()
@@ -83,7 +83,7 @@ impl Balancer {
         balancer
     }
 
-    pub(crate) fn handle(&mut self, event: Event, now: Instant) {
+    pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::Configured(config) => self.configure(config, now),
             Event::ReloadRefused(mistakes) => self.snapshot.reload_refused = Some(mistakes.into()),
@@ -158,7 +158,7 @@ impl Balancer {
     }
 
     /// Something that waited is due.
-    pub(crate) fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         while let Some((at, _)) = self.due.first()
             && *at <= now
         {
@@ -171,12 +171,12 @@ impl Balancer {
     }
 
     /// When [`Balancer::tick`] is to be called next.
-    pub(crate) fn wake_at(&self) -> Option<Instant> {
+    pub fn wake_at(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
     /// What should now be true. Pools touched since the last call are settled here, once each.
-    pub(crate) fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
+    pub fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
         for name in std::mem::take(&mut self.dirty) {
             let Some(pool) = self.pools.get_mut(&name) else {
                 continue;

@@ -17,5 +17,5 @@ pub mod service;
 pub mod snapshot;
 
 // Decisions: no async, no clock, no I/O.
-mod balancer;
+pub mod balancer;
 mod pool;

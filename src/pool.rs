@@ -1,6 +1,6 @@
 //! One service: who is pooled, and why. Pure: no clock, no I/O, nothing waits.
 //!
-//! Invariants, held after every step (`tests.rs`):
+//! Invariants, held after every step (`balancer/tests/invariants.rs`):
 //! - pooled ⇒ ready; pooled and not wanted ⇒ held, with a reason.
 //! - wanted ⇒ pooled.
 //! - at least min(floor, enabled and ready) servers are pooled, whatever happened.
@@ -8,8 +8,6 @@
 
 mod floor;
 mod member;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

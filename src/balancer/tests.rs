@@ -1,1 +1,280 @@
+//! Stories: events in, expected snapshot out. After every step the invariants of [`invariants`] are checked.
 
+mod invariants;
+mod random;
+mod stories;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Balancer;
+use crate::config::{
+    Announce, Api, Bgp, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service,
+    Threshold,
+};
+use crate::event::{Event, Verdict};
+use crate::service::{
+    Destinations, Host, Listed, Protocol, Scheduler, ServerList, ServiceName, VirtualService,
+    Weight,
+};
+use crate::snapshot::{self, Mode, Pooled, Snapshot};
+
+/// A balancer, its latest snapshot, and the time as the story has it.
+struct Story {
+    balancer: Balancer,
+    now: Instant,
+    snapshot: Arc<Snapshot>,
+    /// What the kernel has been told to hold, by the story.
+    kernel: BTreeMap<VirtualService, Arc<Destinations>>,
+    /// The services of which the kernel's table has been told.
+    found: BTreeSet<VirtualService>,
+}
+
+impl Story {
+    fn new(config: Config) -> Story {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an Instant can be had in no other way; the story moves it on"
+        )]
+        let now = Instant::now();
+        let mut balancer = Balancer::new(Mode::Real, Arc::new(config), now);
+        let snapshot = balancer.snapshot(now);
+        let story = Story {
+            balancer,
+            now,
+            snapshot,
+            kernel: BTreeMap::new(),
+            found: BTreeSet::new(),
+        };
+        invariants::hold(&story);
+        story
+    }
+
+    /// A pool that the kernel does not have yet and whose address is on the host.
+    fn started(config: Config) -> Story {
+        let mut story = Story::new(config);
+        let keys: Vec<VirtualService> = story.snapshot.services.values().map(|s| s.key()).collect();
+        story.event(Event::Found(
+            keys.iter().map(|key| (*key, Destinations::new())).collect(),
+        ));
+        let present = keys.iter().map(|key| key.address).collect();
+        story.event(Event::Addresses {
+            present,
+            faults: BTreeMap::new(),
+        });
+        story
+    }
+
+    fn event(&mut self, event: Event) -> &mut Story {
+        let before = self.snapshot.clone();
+        match &event {
+            Event::Applied {
+                service,
+                destinations,
+            } => {
+                self.kernel.insert(*service, destinations.clone());
+            }
+            Event::NotApplied {
+                service,
+                holds: false,
+                ..
+            } => {
+                self.kernel.remove(service);
+            }
+            _ => {}
+        }
+        self.now += Duration::from_millis(1);
+        self.balancer.handle(event.clone(), self.now);
+        self.snapshot = self.balancer.snapshot(self.now);
+        invariants::hold(self);
+        invariants::hold_over(&before, &event, &self.snapshot);
+        self
+    }
+
+    fn list(&mut self, service: &str, list: ServerList) -> &mut Story {
+        let from = self.service(service).config.servers.clone();
+        self.event(Event::List {
+            service: name(service),
+            from,
+            list: Arc::new(list),
+        })
+    }
+
+    /// All of a server's monitors say so.
+    fn all(&mut self, service: &str, host: &str, verdict: &Verdict) -> &mut Story {
+        let of_host =
+            |(id, check): (&_, &Arc<snapshot::Check>)| (check.host.as_str() == host).then_some(*id);
+        let checks: Vec<_> = self
+            .service(service)
+            .checks
+            .iter()
+            .filter_map(of_host)
+            .collect();
+        for check in checks {
+            self.event(Event::Checked {
+                service: name(service),
+                check,
+                verdict: verdict.clone(),
+            });
+        }
+        self
+    }
+
+    fn up(&mut self, service: &str, host: &str) -> &mut Story {
+        self.all(service, host, &Verdict::Up)
+    }
+
+    fn down(&mut self, service: &str, host: &str) -> &mut Story {
+        self.all(service, host, &Verdict::Down("connection refused".into()))
+    }
+
+    /// The kernel does what it is told, for all services.
+    fn apply(&mut self) -> &mut Story {
+        let wanted: Vec<_> = self
+            .snapshot
+            .services
+            .values()
+            .filter_map(|s| Some((s.key(), s.destinations.clone()?)))
+            .collect();
+        for (service, destinations) in wanted {
+            self.event(Event::Applied {
+                service,
+                destinations,
+            });
+        }
+        self
+    }
+
+    fn pass(&mut self, time: Duration) -> &mut Story {
+        self.now += time;
+        self.balancer.tick(self.now);
+        self.snapshot = self.balancer.snapshot(self.now);
+        invariants::hold(self);
+        self
+    }
+
+    fn service(&self, service: &str) -> &Arc<snapshot::Service> {
+        self.snapshot
+            .services
+            .get(service)
+            .expect("the story names a configured service")
+    }
+
+    /// The pool in one line: `a up pooled, b down held`.
+    fn check(&mut self, service: &str, expected: &str) -> &mut Story {
+        let line = |(host, server): (&Host, &snapshot::Server)| match server.pooled {
+            Pooled::Held(why) => format!("{host} {server} ({why})"),
+            Pooled::Yes | Pooled::No => format!("{host} {server}"),
+        };
+        let seen: Vec<String> = self.service(service).servers.iter().map(line).collect();
+        assert_eq!(seen.join("\n"), lines(expected).join("\n"));
+        self
+    }
+
+    /// What is announced and why not, by address.
+    fn check_vips(&mut self, expected: &str) -> &mut Story {
+        let line = |(address, vip): (&IpAddr, &Arc<snapshot::Vip>)| match vip.announce {
+            Ok(announcement) => format!("{address} med {}", announcement.med),
+            Err(why) => format!("{address}: {why}"),
+        };
+        let seen: Vec<String> = self.snapshot.vips.iter().map(line).collect();
+        assert_eq!(seen.join("\n"), lines(expected).join("\n"));
+        self
+    }
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+fn name(name: &str) -> ServiceName {
+    name.parse().expect("the story's names are good")
+}
+
+fn host(host: &str) -> Host {
+    host.parse().expect("the story's names are good")
+}
+
+fn weight(weight: u32) -> Weight {
+    Weight::new(weight).expect("the story's weights are good")
+}
+
+/// Servers 10.0.0.1, 10.0.0.2, …, enabled, weight 10.
+fn servers(count: u8) -> ServerList {
+    (1..=count)
+        .map(|i| (host(&format!("10.0.0.{i}")), listed(true)))
+        .collect()
+}
+
+fn listed(enabled: bool) -> Listed {
+    Listed {
+        enabled,
+        weight: weight(10),
+    }
+}
+
+fn monitor(max_delay: u64) -> Arc<Monitor> {
+    Arc::new(Monitor::IdleConnection(IdleConnection {
+        connect_timeout: Duration::from_secs(5),
+        timeout_clean_reconnect: Duration::from_secs(3),
+        max_delay: Duration::from_secs(max_delay),
+        keepalive: None,
+    }))
+}
+
+fn service(service: &str, address: &str, port: u16) -> Service {
+    Service {
+        name: name(service),
+        key: VirtualService {
+            protocol: Protocol::Tcp,
+            address: address.parse().expect("the story's addresses are good"),
+            port,
+        },
+        scheduler: Scheduler::Wrr,
+        one_packet: false,
+        depool_threshold: Threshold::new(0.5).expect("in range"),
+        depool_guard: DepoolGuard::Floor,
+        servers: Servers::File(format!("/pools/{service}.json").into()),
+        monitors: vec![monitor(300)],
+        announce: Announce {
+            announce: true,
+            med: None,
+        },
+    }
+}
+
+fn config(services: impl IntoIterator<Item = Service>) -> Config {
+    Config {
+        daemon: Daemon {
+            state_directory: "/state".into(),
+            manage_addresses: true,
+        },
+        api: Api { listen: Vec::new() },
+        bgp: Some(Bgp {
+            local_as: 64600,
+            router_id: [10, 64, 0, 11].into(),
+            next_hop_ipv4: Some([10, 64, 0, 11].into()),
+            next_hop_ipv6: None,
+            med: 5,
+            hold_time: Duration::from_secs(30),
+            listen: Vec::new(),
+            peers: BTreeMap::new(),
+        }),
+        services: services
+            .into_iter()
+            .map(|s| (s.name.clone(), Arc::new(s)))
+            .collect(),
+    }
+}
+
+fn addresses(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    addresses
+        .iter()
+        .map(|a| a.parse().expect("the story's addresses are good"))
+        .collect()
+}

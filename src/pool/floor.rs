@@ -51,12 +51,9 @@ pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: 
     hold(&mut next, guard, Held::DepoolGuard, |member| {
         leaving(member) && member.up()
     });
-    hold(
-        &mut next,
-        floor.max(guard),
-        Held::DepoolThreshold,
-        |member| member.enabled() && member.ready(),
-    );
+    hold(&mut next, floor, Held::DepoolThreshold, |member| {
+        member.enabled() && member.ready()
+    });
     hold(&mut next, guard, Held::DepoolGuard, leaving);
     for (member, pooled) in next {
         member.pooled = pooled;

@@ -143,7 +143,11 @@ impl Member {
             Health::Unknown => 1,
             Health::Down => 0,
         };
-        (self.pooled.in_ipvs(), health, self.last_up)
+        (
+            self.pooled.in_ipvs(),
+            health,
+            self.last_up.filter(|_| health < 3),
+        )
     }
 
     /// The server has another address, or one at last: what was known of its health is of the old one.

@@ -1,0 +1,290 @@
+//! Random sequences of everything that can happen, with the invariants checked after every step; and the
+//! same events at the same times give the same snapshot.
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use super::*;
+use crate::event::CheckId;
+use crate::service::Family;
+use crate::snapshot::Refusal;
+
+/// An event before it is known what checks and services there are.
+#[derive(Clone, Debug)]
+enum Step {
+    List {
+        service: u8,
+        hosts: Vec<(u8, bool, u32)>,
+    },
+    SourceFailed {
+        service: u8,
+    },
+    Resolved {
+        host: u8,
+        addresses: Vec<u8>,
+    },
+    Unresolved {
+        host: u8,
+    },
+    /// The `check`th of the service's checks, or one that is not there.
+    Checked {
+        service: u8,
+        check: u64,
+        up: bool,
+    },
+    Found {
+        service: u8,
+        addresses: Vec<u8>,
+    },
+    Applied {
+        service: u8,
+    },
+    NotApplied {
+        service: u8,
+        holds: bool,
+    },
+    Addresses {
+        present: bool,
+    },
+    /// Peers have been told what the snapshot says.
+    Announced,
+    Configured {
+        variant: u8,
+    },
+    Pass {
+        seconds: u8,
+    },
+    Stop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let service = 0..2u8;
+    let some = || prop::collection::vec(0..6u8, 0..5);
+    let hosts = prop::collection::vec((0..8u8, any::<bool>(), 0..3u32), 1..7);
+    prop_oneof![
+        4 => (service.clone(), hosts).prop_map(|(service, hosts)| Step::List { service, hosts }),
+        1 => service.clone().prop_map(|service| Step::SourceFailed { service }),
+        4 => (4..8u8, prop::collection::vec(0..6u8, 1..3))
+            .prop_map(|(host, addresses)| Step::Resolved { host, addresses }),
+        1 => (4..8u8).prop_map(|host| Step::Unresolved { host }),
+        20 => (service.clone(), 0..30u64, any::<bool>())
+            .prop_map(|(service, check, up)| Step::Checked { service, check, up }),
+        1 => (service.clone(), some()).prop_map(|(service, addresses)| Step::Found { service, addresses }),
+        6 => service.clone().prop_map(|service| Step::Applied { service }),
+        1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
+        2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
+        2 => Just(Step::Announced),
+        2 => (0..6u8).prop_map(|variant| Step::Configured { variant }),
+        1 => (0..20u8).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Stop),
+    ]
+}
+
+/// Hosts 0 to 3 are IP literals, 4 to 7 names.
+fn host_number(i: u8) -> Host {
+    match i {
+        0..4 => host(&format!("10.0.0.{i}")),
+        _ => host(&format!("cp{i}")),
+    }
+}
+
+fn address_number(i: u8) -> IpAddr {
+    [10, 0, 0, i].into()
+}
+
+fn variant(variant: u8) -> Config {
+    let mut text = service("s0", "192.0.2.1", 80);
+    let mut other = service("s1", "192.0.2.1", 443);
+    match variant {
+        0 => {}
+        1 => text.depool_guard = DepoolGuard::Off,
+        2 => text.depool_guard = DepoolGuard::Last,
+        3 => text.monitors = vec![monitor(1), monitor(2)],
+        4 => other.key.address = [192, 0, 2, 2].into(),
+        _ => {
+            text.depool_threshold = Threshold::new(0.8).expect("in range");
+            return config([text]);
+        }
+    }
+    config([text, other])
+}
+
+impl Story {
+    fn step(&mut self, step: &Step) {
+        let known = |service: &u8| {
+            let service = name(&format!("s{service}"));
+            self.snapshot.services.get(&service).cloned()
+        };
+        match step {
+            Step::List { service, hosts } => {
+                let Some(view) = known(service) else { return };
+                let entry = |(i, enabled, w): &(u8, bool, u32)| {
+                    (
+                        host_number(*i),
+                        Listed {
+                            enabled: *enabled,
+                            weight: weight(*w),
+                        },
+                    )
+                };
+                let list = hosts.iter().map(entry).collect();
+                self.list(view.config.name.as_str(), list);
+            }
+            Step::SourceFailed { service } => {
+                let Some(view) = known(service) else { return };
+                let (service, from) = (view.config.name.clone(), view.config.servers.clone());
+                self.event(Event::SourceFailed {
+                    service,
+                    from,
+                    fault: "missing".into(),
+                });
+            }
+            Step::Resolved { host, addresses } => {
+                let addresses: BTreeSet<IpAddr> =
+                    addresses.iter().copied().map(address_number).collect();
+                let addresses = addresses.into_iter().collect();
+                self.event(Event::Resolved {
+                    host: host_number(*host),
+                    family: Family::Ipv4,
+                    addresses,
+                });
+            }
+            Step::Unresolved { host } => {
+                let host = host_number(*host);
+                self.event(Event::Unresolved {
+                    host,
+                    family: Family::Ipv4,
+                    fault: "NXDOMAIN".into(),
+                });
+            }
+            Step::Checked { service, check, up } => {
+                let Some(view) = known(service) else { return };
+                let check = view
+                    .checks
+                    .keys()
+                    .nth(*check as usize)
+                    .copied()
+                    .unwrap_or(CheckId(*check));
+                let verdict = if *up {
+                    Verdict::Up
+                } else {
+                    Verdict::Down("no".into())
+                };
+                self.event(Event::Checked {
+                    service: view.config.name.clone(),
+                    check,
+                    verdict,
+                });
+            }
+            Step::Found { service, addresses } => {
+                // Once a service, before anything of it is applied: that is the sink's promise.
+                let Some(view) = known(service).filter(|view| !self.found.contains(&view.key()))
+                else {
+                    return;
+                };
+                self.found.insert(view.key());
+                let found = addresses
+                    .iter()
+                    .map(|i| (address_number(*i), weight(1)))
+                    .collect();
+                self.event(Event::Found([(view.key(), found)].into()));
+            }
+            Step::Applied { service } => {
+                let Some(view) = known(service) else { return };
+                let Some(destinations) = view.destinations.clone() else {
+                    return;
+                };
+                self.event(Event::Applied {
+                    service: view.key(),
+                    destinations,
+                });
+            }
+            Step::NotApplied { service, holds } => {
+                let Some(view) = known(service) else { return };
+                let fault = "no such scheduler".into();
+                self.event(Event::NotApplied {
+                    service: view.key(),
+                    fault,
+                    holds: *holds,
+                });
+            }
+            Step::Addresses { present } => {
+                let present = present
+                    .then(|| self.snapshot.vips.keys().copied().collect())
+                    .unwrap_or_default();
+                self.event(Event::Addresses {
+                    present,
+                    faults: BTreeMap::new(),
+                });
+            }
+            Step::Announced => {
+                let told = self
+                    .snapshot
+                    .vips
+                    .iter()
+                    .filter(|(_, vip)| vip.announce.is_ok());
+                let told = told.map(|(address, _)| *address).collect();
+                self.event(Event::Announced(told));
+            }
+            Step::Configured { variant: v } => {
+                let config = variant(*v);
+                self.found
+                    .retain(|key| config.services.values().any(|s| s.key == *key));
+                self.kernel
+                    .retain(|key, _| config.services.values().any(|s| s.key == *key));
+                self.event(Event::Configured(Arc::new(config)));
+            }
+            Step::Pass { seconds } => {
+                self.pass(Duration::from_secs((*seconds).into()));
+            }
+            Step::Stop => {
+                self.event(Event::Stop);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("seeds"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_invariants_hold_whatever_happens(first in 0..6u8, steps in prop::collection::vec(step(), 1..120)) {
+        let mut story = Story::new(variant(first));
+        for step in &steps {
+            story.step(step);
+        }
+        let mut again = Story::new(variant(first));
+        for step in &steps {
+            again.step(step);
+        }
+        // The checks' numbers, the pools, the addresses, the reasons: all the same.
+        prop_assert_eq!(format!("{:?}", story.snapshot), format!("{:?}", again.snapshot));
+    }
+
+    /// When all has come in that can, everything that is up is pooled and announced.
+    #[test]
+    fn in_the_end_it_serves(steps in prop::collection::vec(step(), 1..60)) {
+        let mut story = Story::new(variant(0));
+        for step in steps.iter().filter(|step| !matches!(step, Step::Stop | Step::Configured { .. })) {
+            story.step(step);
+        }
+        for service in 0..2 {
+            story.step(&Step::Found { service, addresses: Vec::new() });
+            story.list(&format!("s{service}"), servers(4));
+            for i in 1..=4 {
+                story.up(&format!("s{service}"), &format!("10.0.0.{i}"));
+            }
+        }
+        story.step(&Step::Addresses { present: true });
+        story.apply();
+        for service in story.snapshot.services.values() {
+            prop_assert_eq!(service.destinations.as_ref().map(|d| d.len()), Some(4));
+        }
+        prop_assert!(story.snapshot.vips.values().all(|vip| vip.announce != Err(Refusal::NotApplied)));
+        prop_assert!(story.snapshot.vips.values().all(|vip| vip.announce.is_ok()));
+    }
+}
