@@ -15,6 +15,8 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// EX_UNAVAILABLE: the kernel lacks something.
     pub const UNAVAILABLE: u8 = 69;
+    /// EX_SOFTWARE: a fault of our own.
+    pub const SOFTWARE: u8 = 70;
     /// EX_OSERR: the system refused something else, a port or a file that is in use, say.
     pub const OS_ERROR: u8 = 71;
     /// EX_NOPERM: a capability is missing.

@@ -43,5 +43,5 @@ pub async fn run(
     }
 }
 
-#[cfg(test)]
-mod tests;
+
+

@@ -1,9 +1,11 @@
 //! Builds all parts from a configuration, joins them, runs them, and stops them in order.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,4 +26,208 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct Options {
     pub config: PathBuf,
     pub mode: Mode,
+}
+
+/// Why the daemon did not start, or ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    #[error("{0}")]
+    Config(Mistakes),
+    #[error("cannot use the kernel's IPVS: {0}")]
+    Ipvs(#[source] ipvs::ConnectError),
+    #[error("cannot serve the API: {0}")]
+    Api(#[source] api::BindError),
+    #[error("cannot use the state directory {path}: {cause}; see [daemon] state-directory")]
+    StateDirectory { path: PathBuf, cause: std::io::Error },
+    #[error("another plimsoll runs with the state directory {0}")]
+    Running(PathBuf),
+    #[error("cannot receive signals: {0}")]
+    Signals(#[source] std::io::Error),
+    #[error("a part of the daemon ended by itself: {0}")]
+    Part(String),
+}
+
+impl Ended {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Ended::Config(_) => exit::CONFIG,
+            Ended::Ipvs(cause) if cause.is_permission() => exit::NO_PERMISSION,
+            Ended::Ipvs(_) => exit::UNAVAILABLE,
+            Ended::StateDirectory { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+                exit::NO_PERMISSION
+            }
+            Ended::Api(_) | Ended::StateDirectory { .. } | Ended::Running(_) | Ended::Signals(_) => exit::OS_ERROR,
+            Ended::Part(_) => exit::SOFTWARE,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, and stops in order: withdraw, say farewell to the peers, end. What IPVS
+/// and `lo` hold stays, so that open connections go on and a new start finds it.
+pub async fn run(options: Options) -> Result<(), Ended> {
+    let config = Arc::new(Config::read(&options.config).map_err(Ended::Config)?);
+    let mut signals = Signals::new().map_err(Ended::Signals)?;
+    let state = &config.daemon.state_directory;
+    let _lock = match options.mode {
+        Mode::Real | Mode::MemoryTable => Some(lock(state)?),
+        Mode::DryRun => None,
+    };
+    let table = match options.mode {
+        Mode::Real => ipvs::Table::Kernel(ipvs::Kernel::connect().await.map_err(Ended::Ipvs)?),
+        Mode::MemoryTable | Mode::DryRun => ipvs::Table::memory(),
+    };
+    let listeners = api::bind(&config.api.listen).await.map_err(Ended::Api)?;
+    warn_of_mode(options.mode);
+    let mut daemon = Daemon::start(&options, config, table, listeners);
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => daemon.reload(&options.config).await,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            ended = daemon.parts.join_next() => return Err(Ended::Part(name_of(ended))),
+        }
+    }
+    tokio::select! {
+        () = daemon.farewell() => {}
+        _ = signals.terminate.recv() => warn!("told twice: stopping at once"),
+        _ = signals.interrupt.recv() => warn!("told twice: stopping at once"),
+    }
+    Ok(())
+}
+
+/// The running parts. Dropping it stops them all.
+struct Daemon {
+    config: Arc<Config>,
+    events: mpsc::Sender<Event>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    parts: JoinSet<&'static str>,
+}
+
+impl Daemon {
+    fn start(
+        options: &Options,
+        config: Arc<Config>,
+        table: ipvs::Table,
+        listeners: Vec<TcpListener>,
+    ) -> Daemon {
+        let now = Instant::now().into_std();
+        let mut balancer = Balancer::new(options.mode, config.clone(), now);
+        let (publish, snapshots) = watch::channel(balancer.snapshot(now));
+        let (events, inbox) = mpsc::channel(control::EVENTS);
+        let mut parts = JoinSet::new();
+        let mut start = |name, part: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            parts.spawn(async move {
+                part.await;
+                name
+            });
+        };
+        let (seen, tell) = (|| snapshots.clone(), || events.clone());
+        let owned = config.daemon.state_directory.clone();
+        start("control", Box::pin(control::run(balancer, inbox, publish)));
+        start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
+        start("source", Box::pin(source::run(seen(), tell())));
+        start("resolver", Box::pin(resolver::run(resolver::Files::default(), seen(), tell())));
+        start("monitor", Box::pin(monitor::run(seen(), tell())));
+        start("api", Box::pin(api::run(listeners, seen())));
+        if options.mode != Mode::DryRun {
+            start("address", Box::pin(address::run(seen(), tell())));
+            start("bgp", Box::pin(bgp::run(seen(), tell())));
+        }
+        info!(config = %options.config.display(), services = config.services.len(), "started");
+        Daemon { config, events, snapshots, parts }
+    }
+
+    /// SIGHUP: the new configuration is taken whole or refused whole.
+    async fn reload(&mut self, path: &Path) {
+        let path_here = path.to_owned();
+        // A thread that may block: the file may lie on a disk that hangs.
+        let read = tokio::task::spawn_blocking(move || Config::read(&path_here)).await;
+        let event = match read {
+            Ok(Ok(config)) => {
+                info!(config = %path.display(), services = config.services.len(), "reloaded");
+                self.config_of_start(&config).await;
+                Event::Configured(Arc::new(config))
+            }
+            Ok(Err(mistakes)) => {
+                for line in mistakes.to_string().lines() {
+                    warn!("{line}");
+                }
+                warn!(config = %path.display(), "reload refused; the configuration in force stays");
+                Event::ReloadRefused(mistakes.to_string())
+            }
+            Err(cause) => Event::ReloadRefused(format!("reading {} broke off: {cause}", path.display())),
+        };
+        // The control loop ends only with the daemon.
+        let _ = self.events.send(event).await;
+    }
+
+    /// What only a start can change is said to differ.
+    async fn config_of_start(&self, new: &Config) {
+        let old = &self.config;
+        let mut fault = Vec::new();
+        if old.api != new.api {
+            fault.push("[api] listen");
+        }
+        if old.daemon.state_directory != new.daemon.state_directory {
+            fault.push("[daemon] state-directory");
+        }
+        let fault = (!fault.is_empty()).then(|| format!("{} takes effect at the next start", fault.join(", ")));
+        let _ = self.events.send(Event::Trouble { part: "reload", fault }).await;
+    }
+
+    /// Withdraws, and waits until every peer has been told and its session is closed, but not for long.
+    async fn farewell(&mut self) {
+        info!("stopping: withdrawing");
+        let _ = self.events.send(Event::Stop).await;
+        let closed = |snapshot: &Arc<Snapshot>| {
+            snapshot.stopping && snapshot.peers.values().all(|peer| peer.state == SessionState::Idle)
+        };
+        if timeout(FAREWELL, self.snapshots.wait_for(closed)).await.is_err() {
+            warn!("a peer did not close its session in time");
+        }
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, std::io::Error> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// One daemon a state directory: two would undo each other's work. Held until the file is closed.
+fn lock(state: &Path) -> Result<File, Ended> {
+    let failed = |cause| Ended::StateDirectory { path: state.to_owned(), cause };
+    std::fs::create_dir_all(state).map_err(failed)?;
+    let file = File::create(state.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Ended::Running(state.to_owned())),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
+}
+
+fn warn_of_mode(mode: Mode) {
+    match mode {
+        Mode::Real => {}
+        Mode::MemoryTable => warn!("IPVS in memory: NO TRAFFIC IS BALANCED by this host, yet it announces"),
+        Mode::DryRun => warn!("dry run: nothing is balanced, no address is set, nothing is announced"),
+    }
+}
+
+fn name_of(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(cause)) => cause.to_string(),
+        None => "all of them".to_owned(),
+    }
 }

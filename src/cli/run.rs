@@ -53,11 +53,11 @@ impl Run {
                 info!("stopped");
                 ExitCode::SUCCESS
             }
-            Err(refused) => {
-                for line in refused.lines() {
+            Err(ended) => {
+                for line in ended.to_string().lines() {
                     error!("{line}");
                 }
-                ExitCode::from(refused.exit_code())
+                ExitCode::from(ended.exit_code())
             }
         }
     }
