@@ -12,6 +12,21 @@ use url::Url;
 
 use crate::service::{Scheduler, ServerList, ServiceName, VirtualService};
 
+mod agreement;
+mod bgp;
+mod document;
+mod mistake;
+mod monitor;
+mod reader;
+mod report;
+mod server;
+mod service;
+mod spelling;
+mod value;
+
+pub use document::LARGEST;
+pub use mistake::{Mistake, Mistakes};
+
 /// Everything the file says, with the defaults filled in. Immutable.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
@@ -87,6 +102,9 @@ pub struct Service {
 pub struct Threshold(f64);
 
 impl Threshold {
+    /// PyBal's.
+    pub const DEFAULT: Threshold = Threshold(0.5);
+
     /// `None` outside 0..=1.
     pub fn new(fraction: f64) -> Option<Threshold> {
         (0.0..=1.0)

@@ -1,0 +1,134 @@
+//! `plimsoll check -c FILE`: reads a configuration and says what is in it. Touches nothing else.
+
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::config::{Bgp, Config, Mistakes, Servers, Service};
+
+/// Why there is no summary.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The configuration is wrong; the mistakes, one a line. Exit code 78.
+    #[error(transparent)]
+    Mistakes(Mistakes),
+    /// The configuration is good, but whoever should read the summary went away.
+    #[error("cannot write the summary")]
+    Write(#[source] io::Error),
+}
+
+/// Writes a few lines on what the configuration holds, services by name.
+pub fn check(path: &Path, out: &mut impl Write) -> Result<(), CheckError> {
+    let config = Config::read(path).map_err(CheckError::Mistakes)?;
+    summary(&config, path, out).map_err(CheckError::Write)
+}
+
+fn summary(config: &Config, path: &Path, out: &mut impl Write) -> io::Result<()> {
+    let services = counted(config.services.len(), "service");
+    let peers = counted(config.bgp.as_ref().map_or(0, |bgp| bgp.peers.len()), "BGP peer");
+    writeln!(out, "{}: good: {services}, {peers}", path.display())?;
+    for service in config.services.values() {
+        writeln!(out, "service {}: {}", service.name, Summary(service, config.bgp.as_ref()))?;
+    }
+    match &config.bgp {
+        None => writeln!(out, "bgp: none, nothing is announced")?,
+        Some(bgp) => peers_of(bgp, out)?,
+    }
+    let listen: Vec<_> = config.api.listen.iter().map(|address| address.to_string()).collect();
+    writeln!(out, "api: {}", if listen.is_empty() { "none".to_owned() } else { listen.join(", ") })?;
+    out.flush()
+}
+
+fn peers_of(bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "bgp: AS {}, router id {}", bgp.local_as, bgp.router_id)?;
+    for peer in bgp.peers.values() {
+        writeln!(out, "peer {}: AS {}, port {}", peer.address, peer.peer_as, peer.port)?;
+    }
+    Ok(())
+}
+
+/// One line on a service.
+struct Summary<'a>(&'a Service, Option<&'a Bgp>);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary(service, bgp) = self;
+        write!(f, "{}, {}", service.key, service.scheduler)?;
+        if service.one_packet {
+            f.write_str(", one-packet")?;
+        }
+        match &service.servers {
+            Servers::Inline(list) => write!(f, ", {}", counted(list.len(), "server"))?,
+            Servers::File(path) => write!(f, ", servers from {}", path.display())?,
+        }
+        write!(f, ", depool threshold {}", service.depool_threshold.get())?;
+        if service.monitors.is_empty() {
+            f.write_str(", no monitor")?;
+        }
+        for monitor in &service.monitors {
+            write!(f, ", {}", monitor.kind())?;
+        }
+        match bgp {
+            Some(bgp) if service.announce.announce => {
+                write!(f, ", announced with MED {}", service.announce.med.unwrap_or(bgp.med))
+            }
+            Some(_) | None => f.write_str(", not announced"),
+        }
+    }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(path: &Path) -> Result<String, CheckError> {
+        let mut out = Vec::new();
+        check(path, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn says_what_it_found() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/plimsoll.toml");
+        let expected = "good: 2 services, 1 BGP peer
+service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, no monitor, announced with MED 0
+service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, announced with MED 10
+bgp: AS 64600, router id 10.64.0.11
+peer 10.64.0.1: AS 14907, port 179
+api: 127.0.0.1:9090, [::1]:9090
+";
+        assert_eq!(said(&path).unwrap(), format!("{}: {expected}", path.display()));
+    }
+
+    #[test]
+    fn says_every_mistake() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bad.toml");
+        std::fs::write(&path, "[service.web]\nport = 0\n").unwrap();
+        let Err(CheckError::Mistakes(mistakes)) = said(&path) else {
+            panic!("no mistakes");
+        };
+        assert_eq!(mistakes.count(), 5);
+        assert!(matches!(said(&directory.path().join("none")), Err(CheckError::Mistakes(_))));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_an_error() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/plimsoll.toml");
+        assert!(matches!(check(&path, &mut Gone), Err(CheckError::Write(_))));
+    }
+}

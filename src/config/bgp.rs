@@ -1,0 +1,115 @@
+//! Reads `[bgp]` and `[[bgp.peer]]`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::reader::{Key, Node, Table, key, was};
+use super::report::Place;
+use super::value::{self, Durations};
+use super::{Bgp, Peer};
+
+pub(super) const KEYS: &[Key] = &[
+    was("local-as", "bgp-local-asn"),
+    key("router-id"),
+    was("next-hop-ipv4", "bgp-nexthop-ipv4"),
+    was("next-hop-ipv6", "bgp-nexthop-ipv6"),
+    was("med", "bgp-med"),
+    key("hold-time"),
+    was("listen", "bgp-local-ips"),
+    was("peer", "bgp-peer-address"),
+];
+
+pub(super) const PEER_KEYS: &[Key] = &[
+    was("address", "bgp-peer-address"),
+    key("peer-as"),
+    key("port"),
+];
+
+/// The port of BGP (RFC 4271 section 8.2.1).
+const PORT: u16 = 179;
+
+/// RFC 4271 section 4.2: 0, or at least three seconds in 16 bits. We refuse 0: without keepalives a
+/// dead router keeps its session for ever.
+const HOLD_TIME: Durations = Durations {
+    least: Duration::from_secs(3),
+    most: Duration::from_secs(u16::MAX as u64),
+    whole_seconds: true,
+    example: "30s",
+};
+
+pub(super) fn med(node: &Node<'_>) -> Option<u32> {
+    node.integer(0, u32::MAX)
+}
+
+pub(super) fn bgp(table: &Table<'_>) -> Option<Bgp> {
+    let local_as = table.required("local-as", "the number of our own AS", value::as_number);
+    let router_id = table.required(
+        "router-id",
+        "an IPv4 address of this host, in quotes",
+        value::router_id,
+    );
+    let next_hop_ipv4 = table.optional("next-hop-ipv4", value::global_ipv4);
+    let next_hop_ipv6 = table.optional("next-hop-ipv6", value::global_ipv6);
+    let med = table.or("med", 0, med);
+    let hold_time = table.or("hold-time", Duration::from_secs(30), |node| {
+        value::duration(node, &HOLD_TIME)
+    });
+    let everywhere: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let listen = everywhere
+        .map(|address| SocketAddr::new(address, PORT))
+        .to_vec();
+    let listen = table.or("listen", listen, value::listen);
+    let peers = table.required(
+        "peer",
+        "[[bgp.peer]] for each router, or leave out [bgp]",
+        peers,
+    );
+    Some(Bgp {
+        local_as: local_as?,
+        router_id: router_id?,
+        next_hop_ipv4: next_hop_ipv4?,
+        next_hop_ipv6: next_hop_ipv6?,
+        med: med?,
+        hold_time: hold_time?,
+        listen: listen?,
+        peers: peers?,
+    })
+}
+
+fn peers(node: &Node<'_>) -> Option<BTreeMap<IpAddr, Peer>> {
+    let tables = node.tables();
+    let mut first: BTreeMap<IpAddr, Place<'_>> = BTreeMap::new();
+    let mut peers = BTreeMap::new();
+    for table in &tables {
+        table.note_unknown_keys(PEER_KEYS);
+        let address = table.required("address", "the router's address, in quotes", |node| {
+            let address = value::address(node)?;
+            if let Some(other) = first.get(&address) {
+                let line = other.line();
+                node.mistake(format_args!(
+                    "{address} is a peer already, on line {line}; leave one of them out"
+                ));
+                return None;
+            }
+            first.insert(address, node.place().clone());
+            Some(address)
+        });
+        let peer_as = table.required("peer-as", "the number of the router's AS", value::as_number);
+        let port = table.or("port", PORT, value::port);
+        if let (Some(address), Some(peer_as), Some(port)) = (address, peer_as, port) {
+            peers.insert(
+                address,
+                Peer {
+                    address,
+                    peer_as,
+                    port,
+                },
+            );
+        }
+    }
+    if node.is_empty_list() {
+        node.mistake("no peer; write [[bgp.peer]] for each router, or leave out [bgp]");
+    }
+    Some(peers)
+}

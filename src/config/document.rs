@@ -1,0 +1,183 @@
+//! A file's text → [`Config`]: the document's sections in order, then what they must agree on.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::mistake::Mistakes;
+use super::reader::{Key, Node, Table, key, was};
+use super::report::Report;
+use super::service::Draft;
+use super::{Api, Config, Daemon, agreement, bgp, service, value};
+
+const KEYS: &[Key] = &[key("daemon"), key("api"), key("bgp"), key("service")];
+const DAEMON_KEYS: &[Key] = &[key("state-directory"), key("manage-addresses")];
+const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips")];
+
+/// The most bytes that a configuration may have.
+pub const LARGEST: usize = 16 * 1024 * 1024;
+
+/// In larger texts only the first error of TOML is told: the parser's own list of them has no limit.
+const ALL_ERRORS_UP_TO: usize = 1024 * 1024;
+
+/// PyBal's `instrumentation_port`.
+const API_PORT: u16 = 9090;
+
+impl Config {
+    /// Reads a file of at most [`LARGEST`] bytes. Blocks, as files do.
+    pub fn read(path: &Path) -> Result<Config, Mistakes> {
+        let name = path.display().to_string();
+        let fault = |line, text| Err(Mistakes::of_file(&name, line, text));
+        let bytes = match contents(path) {
+            Ok(bytes) => bytes,
+            Err(error) => return fault(None, format!("cannot be read: {error}")),
+        };
+        match str::from_utf8(&bytes) {
+            Ok(text) => Config::parse(text, &name),
+            Err(error) => {
+                let before = &bytes[..error.valid_up_to()];
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                fault(Some(line), "not UTF-8; save the file in UTF-8".to_owned())
+            }
+        }
+    }
+
+    /// The same of a text; `file_name` is for the mistakes alone.
+    pub fn parse(text: &str, file_name: &str) -> Result<Config, Mistakes> {
+        if text.len() > LARGEST {
+            return Err(Mistakes::of_file(file_name, None, too_large()));
+        }
+        let report = Report::new(text);
+        let root = toml(text, &report);
+        let config = config(&Table::root(&report, root.get_ref()));
+        report.into_result(file_name)?;
+        // A part that is missing without a mistake noted is our fault, and no reason to go on or to panic.
+        config.ok_or_else(|| {
+            Mistakes::of_file(
+                file_name,
+                None,
+                "refused for a reason that was not noted; report this".to_owned(),
+            )
+        })
+    }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(LARGEST as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
+    }
+    Ok(bytes)
+}
+
+fn too_large() -> String {
+    format!(
+        "larger than {} MiB; move servers to lists of their own",
+        LARGEST / 1024 / 1024
+    )
+}
+
+fn toml<'a>(text: &'a str, report: &Report<'_>) -> Spanned<DeTable<'a>> {
+    match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(first) if text.len() > ALL_ERRORS_UP_TO => {
+            report.not_toml(&[first]);
+            Spanned::new(0..0, DeTable::new())
+        }
+        Err(_) => {
+            let (root, errors) = DeTable::parse_recoverable(text);
+            report.not_toml(&errors);
+            root
+        }
+    }
+}
+
+/// `None` only if a mistake was noted.
+fn config(root: &Table<'_>) -> Option<Config> {
+    root.note_unknown_keys(KEYS);
+    let daemon = daemon(section(root, "daemon", DAEMON_KEYS).as_ref());
+    let api = api(section(root, "api", API_KEYS).as_ref());
+    let bgp_section = section(root, "bgp", bgp::KEYS);
+    let bgp = bgp_section.as_ref().map(bgp::bgp);
+    let drafts = services(root);
+    let default_med = bgp.iter().flatten().next().map_or(0, |bgp| bgp.med);
+    agreement::check(&drafts, bgp_section.as_ref(), default_med);
+    let bgp = match bgp {
+        None => None,
+        Some(bgp) => Some(bgp?),
+    };
+    let services = drafts.into_iter().map(|draft| {
+        let service = draft.service?;
+        Some((service.name.clone(), Arc::new(service)))
+    });
+    Some(Config {
+        daemon: daemon?,
+        api: api?,
+        bgp,
+        services: services.collect::<Option<_>>()?,
+    })
+}
+
+fn section<'a>(root: &Table<'a>, name: &str, keys: &'static [Key]) -> Option<Table<'a>> {
+    root.get(name)?.table(keys)
+}
+
+fn daemon(section: Option<&Table<'_>>) -> Option<Daemon> {
+    let default = Daemon {
+        state_directory: PathBuf::from("/var/lib/plimsoll"),
+        manage_addresses: true,
+    };
+    let Some(table) = section else {
+        return Some(default);
+    };
+    let state_directory = table.or("state-directory", default.state_directory, value::path);
+    let manage_addresses = table.or("manage-addresses", default.manage_addresses, Node::boolean);
+    Some(Daemon {
+        state_directory: state_directory?,
+        manage_addresses: manage_addresses?,
+    })
+}
+
+fn api(section: Option<&Table<'_>>) -> Option<Api> {
+    let localhost: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let listen = localhost
+        .map(|address| SocketAddr::new(address, API_PORT))
+        .to_vec();
+    let Some(table) = section else {
+        return Some(Api { listen });
+    };
+    Some(Api {
+        listen: table.or("listen", listen, value::listen)?,
+    })
+}
+
+fn services<'a>(root: &Table<'a>) -> Vec<Draft<'a>> {
+    const RIGHT: &str = "[service.NAME] for each";
+    let Some(node) = root.get("service") else {
+        root.place
+            .missing("service", format_args!("no service; write {RIGHT}"));
+        return Vec::new();
+    };
+    let Some(table) = node.any_table(RIGHT) else {
+        return Vec::new();
+    };
+    let entries = table.entries();
+    if entries.is_empty() {
+        table
+            .place
+            .mistake(format_args!("no service; write {RIGHT}"));
+    }
+    let draft = |(name, node): (&'a str, Node<'a>)| {
+        let table = node.table(service::KEYS)?;
+        Some(service::service(name, &table))
+    };
+    entries.into_iter().filter_map(draft).collect()
+}

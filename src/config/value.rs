@@ -1,0 +1,240 @@
+//! What a single value may be: durations, addresses, AS numbers, paths. Knows no key.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Node;
+use super::spelling::quoted;
+
+/// Which durations a key takes.
+pub(super) struct Durations {
+    pub(super) least: Duration,
+    pub(super) most: Duration,
+    /// The kernel or the protocol counts it in seconds.
+    pub(super) whole_seconds: bool,
+    /// As the operator would write one.
+    pub(super) example: &'static str,
+}
+
+/// Timeouts and intervals of our own.
+pub(super) const TIMEOUT: Durations = Durations {
+    least: Duration::from_millis(1),
+    most: Duration::from_secs(24 * 60 * 60),
+    whole_seconds: false,
+    example: "10s",
+};
+
+pub(super) fn duration(node: &Node<'_>, allowed: &Durations) -> Option<Duration> {
+    let text = node.string("a duration in quotes", allowed.example)?;
+    let duration = match humantime::parse_duration(text) {
+        Ok(duration) => duration,
+        Err(_) => {
+            let right = match text.trim().parse::<u32>() {
+                Ok(number) => format!("\"{number}s\" if seconds are meant"),
+                Err(_) => format!("a number and a unit, like {:?}", allowed.example),
+            };
+            node.mistake(format_args!(
+                "{} is not a duration; write {right}",
+                quoted(text)
+            ));
+            return None;
+        }
+    };
+    if duration < allowed.least || duration > allowed.most {
+        let [least, most] = [allowed.least, allowed.most].map(humantime::format_duration);
+        node.mistake(format_args!(
+            "{} is out of range; write {least} to {most}",
+            quoted(text)
+        ));
+        return None;
+    }
+    if allowed.whole_seconds && duration.subsec_nanos() != 0 {
+        let whole = humantime::format_duration(Duration::from_secs(duration.as_secs()));
+        node.mistake(format_args!(
+            "{} is not in whole seconds; write \"{whole}\", say",
+            quoted(text)
+        ));
+        return None;
+    }
+    Some(duration)
+}
+
+/// An address that packets can be sent to without more being said (no scope), loopback included.
+pub(super) fn address(node: &Node<'_>) -> Option<IpAddr> {
+    let text = node.string("an IP address", "192.0.2.11")?;
+    let Ok(address) = text.parse::<IpAddr>() else {
+        let right = "one like \"192.0.2.11\" or \"2001:db8::11\"";
+        node.mistake(format_args!(
+            "{} is not an IP address; write {right}",
+            quoted(text)
+        ));
+        return None;
+    };
+    if let Some((what, right)) = no_unicast(address) {
+        node.mistake(format_args!("{address} is {what}; write {right}"));
+        return None;
+    }
+    Some(address)
+}
+
+/// As [`address`], and not of the loopback network: one that other hosts can use.
+pub(super) fn global_address(node: &Node<'_>) -> Option<IpAddr> {
+    let address = address(node)?;
+    if address.is_loopback() {
+        node.mistake(format_args!(
+            "{address} is a loopback address; write one that other hosts can reach"
+        ));
+        return None;
+    }
+    Some(address)
+}
+
+pub(super) fn global_ipv4(node: &Node<'_>) -> Option<Ipv4Addr> {
+    match global_address(node)? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => {
+            node.mistake(format_args!(
+                "{address} is an IPv6 address; write an IPv4 one, like \"192.0.2.11\""
+            ));
+            None
+        }
+    }
+}
+
+pub(super) fn global_ipv6(node: &Node<'_>) -> Option<Ipv6Addr> {
+    match global_address(node)? {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(address) => {
+            node.mistake(format_args!(
+                "{address} is an IPv4 address; write an IPv6 one, like \"2001:db8::11\""
+            ));
+            None
+        }
+    }
+}
+
+/// Why the address is no unicast address of one host, and what would be right.
+pub(super) fn no_unicast(address: IpAddr) -> Option<(&'static str, String)> {
+    const OTHER: &str = "a unicast address";
+    if address.is_unspecified() {
+        return Some(("the unspecified address", OTHER.to_owned()));
+    }
+    if address.is_multicast() {
+        return Some(("a multicast address", OTHER.to_owned()));
+    }
+    match address {
+        IpAddr::V4(v4) => v4
+            .is_broadcast()
+            .then(|| ("the broadcast address", OTHER.to_owned())),
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => Some(("an IPv4-mapped IPv6 address", format!("\"{v4}\""))),
+            None => v6.is_unicast_link_local().then(|| {
+                (
+                    "a link-local address, which means nothing without an interface",
+                    OTHER.to_owned(),
+                )
+            }),
+        },
+    }
+}
+
+/// Addresses and ports to listen on, `[]` for none.
+pub(super) fn listen(node: &Node<'_>) -> Option<Vec<SocketAddr>> {
+    let mut good = Vec::new();
+    let items = node.items();
+    for item in &items {
+        let Some(address) = socket_address(item) else {
+            continue;
+        };
+        if good.contains(&address) {
+            item.mistake(format_args!(
+                "{address} stands in the list twice; leave one of them out"
+            ));
+        }
+        good.push(address);
+    }
+    (good.len() == items.len()).then_some(good)
+}
+
+fn socket_address(node: &Node<'_>) -> Option<SocketAddr> {
+    const EXAMPLES: &str = "one like \"127.0.0.1:9090\" or \"[::1]:9090\"";
+    let text = node.string("an address and port", "127.0.0.1:9090")?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Some(address),
+        Ok(_) => {
+            node.mistake(format_args!(
+                "{} has port 0; write a port from 1 to 65535",
+                quoted(text)
+            ));
+            None
+        }
+        Err(_) => {
+            node.mistake(format_args!(
+                "{} is not an address and port; write {EXAMPLES}",
+                quoted(text)
+            ));
+            None
+        }
+    }
+}
+
+pub(super) fn port(node: &Node<'_>) -> Option<u16> {
+    node.integer(1, u16::MAX.into())
+        .and_then(|port| u16::try_from(port).ok())
+}
+
+/// An AS number; 0 is nobody's (RFC 7607), 23456 stands in for numbers that don't fit (RFC 6793 section 9).
+pub(super) fn as_number(node: &Node<'_>) -> Option<u32> {
+    const AS_TRANS: u32 = 23456;
+    let number = node.integer(1, u32::MAX)?;
+    if number == AS_TRANS {
+        node.mistake("23456 is AS_TRANS, which is no one's; write the AS's own number");
+        return None;
+    }
+    Some(number)
+}
+
+/// The BGP Identifier: any but 0.0.0.0 (RFC 6286 section 2.1).
+pub(super) fn router_id(node: &Node<'_>) -> Option<Ipv4Addr> {
+    let text = node.string("a router id", "10.64.0.11")?;
+    match text.parse::<Ipv4Addr>() {
+        Ok(id) if !id.is_unspecified() => Some(id),
+        Ok(_) => {
+            node.mistake("0.0.0.0 is no router id; write one of the host's IPv4 addresses");
+            None
+        }
+        Err(_) => {
+            node.mistake(format_args!(
+                "{} is not a router id; write one like \"10.64.0.11\"",
+                quoted(text)
+            ));
+            None
+        }
+    }
+}
+
+/// An absolute path.
+pub(super) fn path(node: &Node<'_>) -> Option<PathBuf> {
+    let text = node.string("a path", "/var/lib/plimsoll")?;
+    absolute(text, node).map(PathBuf::from)
+}
+
+/// The text again, if it is an absolute path.
+pub(super) fn absolute<'a>(text: &'a str, node: &Node<'_>) -> Option<&'a str> {
+    if text.contains('\0') {
+        node.mistake(format_args!(
+            "{} has a zero byte in it, no path has; leave it out",
+            quoted(text)
+        ));
+        return None;
+    }
+    if !text.starts_with('/') {
+        node.mistake(format_args!(
+            "{} is not an absolute path; write one that begins with /",
+            quoted(text)
+        ));
+        return None;
+    }
+    Some(text)
+}
