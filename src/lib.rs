@@ -19,3 +19,5 @@ pub mod snapshot;
 // Decisions: no async, no clock, no I/O.
 pub mod balancer;
 mod pool;
+// Edges: each owns its sockets and its retries; none knows another.
+pub mod ipvs;

@@ -1,0 +1,438 @@
+//! Sink: makes the IPVS table equal the snapshot's services and says what it holds.
+//!
+//! ```text
+//!  snapshot ──► agenda ──task──► read, diff, remember, apply, read back ──► Event
+//!                  ▲                            │
+//!                  └── every 2 s, on a failure ─┘
+//! ```
+//!
+//! Starting is the same path as running: what the table has is read and edited until it is as wanted, nothing is
+//! flushed, and when the process stops the table stays as it is. Services that are neither in the snapshot nor in
+//! the file of our own ([`owned`]) are somebody else's and never touched.
+//! It decides nothing: which servers are in a pool is the core's business.
+
+mod agenda;
+mod diff;
+mod memory;
+mod netlink;
+mod owned;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use self::agenda::{Agenda, Task};
+use self::diff::{Wanted, changes};
+use self::owned::Owned;
+use self::table::{Change, Held, Listed, Refusal};
+use crate::event::Event;
+use crate::service::{Destinations, Family, VirtualService, Weight};
+use crate::snapshot::Snapshot;
+
+pub use self::memory::Memory;
+pub use self::netlink::Kernel;
+pub use self::table::{Table, Unavailable};
+
+/// The part's name in [`Event::Trouble`] when the file of our own services can't be relied on.
+pub const STATE_DIRECTORY: &str = "state-directory";
+
+/// Between two attempts to reach a table that is away: the first wait and the longest.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// Works until the core is gone. `state_directory`: where to remember which services are ours; `None`: nowhere, for
+/// a table that does not outlive the process.
+///
+/// The first snapshot must be one of a loaded configuration: what is ours and not in it is removed.
+pub async fn run(
+    table: Table,
+    state_directory: Option<PathBuf>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut sink = Sink {
+        table,
+        owned: Owned::load(state_directory).await,
+        agenda: Agenda::new(Instant::now()),
+        events,
+        told: None,
+        foreign: BTreeSet::new(),
+        delay: None,
+    };
+    sink.take(&mut snapshots);
+    // Nothing else ends it.
+    while let Ok(()) = sink.work(&mut snapshots).await {}
+}
+
+/// The core is gone.
+struct Ended;
+
+/// Why a task was not done.
+enum Undone {
+    Ended,
+    Unavailable(Unavailable),
+}
+
+impl From<Ended> for Undone {
+    fn from(_: Ended) -> Undone {
+        Undone::Ended
+    }
+}
+
+impl From<Unavailable> for Undone {
+    fn from(e: Unavailable) -> Undone {
+        Undone::Unavailable(e)
+    }
+}
+
+struct Sink {
+    table: Table,
+    owned: Owned,
+    agenda: Agenda,
+    events: mpsc::Sender<Event>,
+    /// The trouble with the file that the core was last told.
+    told: Option<String>,
+    /// Other people's services that were logged.
+    foreign: BTreeSet<Listed>,
+    /// How long to wait before the table is tried again; `None`: the last task went well.
+    delay: Option<Duration>,
+}
+
+impl Sink {
+    /// One task, or the wait for one.
+    async fn work(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), Ended> {
+        if snapshots.has_changed().map_err(|_| Ended)? {
+            self.take(snapshots);
+        }
+        let Some(task) = self.agenda.next(Instant::now()) else {
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    changed.map_err(|_| Ended)?;
+                    self.take(snapshots);
+                }
+                () = sleep_until(self.agenda.wake()) => {}
+            }
+            return Ok(());
+        };
+        let done = match task {
+            Task::Settle(key) => self.settle(key).await,
+            Task::Look(keys) => self.look(keys).await,
+            Task::Remove(key) => self.remove(key).await,
+            Task::List => self.list().await,
+        };
+        match done {
+            Ok(()) => {
+                self.delay = None;
+                Ok(())
+            }
+            Err(Undone::Ended) => Err(Ended),
+            Err(Undone::Unavailable(why)) => self.recover(why, snapshots).await,
+        }
+    }
+
+    fn take(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+        let snapshot = snapshots.borrow_and_update().clone();
+        self.agenda.take(snapshot, self.owned.keys());
+    }
+
+    /// Makes one service as wanted, if it is not.
+    async fn settle(&mut self, key: VirtualService) -> Result<(), Undone> {
+        let Some(target) = self.agenda.target(&key) else {
+            return Ok(());
+        };
+        let Some(wanted) = target.wanted() else {
+            return Ok(());
+        };
+        let (settled, failed) = (target.settled(&wanted), target.is_failed());
+        self.remember().await?;
+
+        let mut held = self.table.change(key, &[]).await?.held;
+        let mut todo = changes(&wanted, held.as_ref());
+        if settled && !todo.is_empty() {
+            // A dump is not a consistent view: what seems to have changed by itself is looked at twice.
+            held = self.table.change(key, &[]).await?.held;
+            todo = changes(&wanted, held.as_ref());
+        }
+        if settled && !failed && todo.is_empty() {
+            return Ok(());
+        }
+        let repair = settled && !todo.is_empty();
+        if repair {
+            warn!(service = %key, mending = %words(&todo), "someone else changed a service in IPVS");
+        }
+        match self.apply(key, &wanted, &mut held, todo).await? {
+            None => self.report_success(key, wanted.destinations, repair).await,
+            Some(fault) => self.report_failure(key, fault, held.as_ref()).await,
+        }
+    }
+
+    /// Applies and reads back. If someone else's changes came between, once more. `Some`: it is not as wanted, and why.
+    async fn apply(
+        &mut self,
+        key: VirtualService,
+        wanted: &Wanted,
+        held: &mut Option<Held>,
+        mut todo: Vec<Change>,
+    ) -> Result<Option<String>, Unavailable> {
+        for _ in 0..2 {
+            if todo.is_empty() {
+                return Ok(None);
+            }
+            debug!(service = %key, changes = %words(&todo), "changing IPVS");
+            let outcome = self.table.change(key, &todo).await?;
+            *held = outcome.held;
+            todo = changes(wanted, held.as_ref());
+            if !todo.is_empty() && !outcome.refusals.is_empty() {
+                return Ok(Some(fault(&outcome.refusals)));
+            }
+        }
+        Ok((!todo.is_empty()).then(|| {
+            format!(
+                "someone else keeps changing it; still to do: {}",
+                words(&todo)
+            )
+        }))
+    }
+
+    async fn report_success(
+        &mut self,
+        key: VirtualService,
+        destinations: Arc<Destinations>,
+        repaired: bool,
+    ) -> Result<(), Undone> {
+        if let Some(target) = self.agenda.target(&key) {
+            if target.is_failed() {
+                info!(service = %key, "IPVS holds the service as wanted again");
+            }
+            target.succeeded(destinations.clone());
+        }
+        if repaired {
+            self.say(Event::Repaired { service: key }).await?;
+        }
+        self.say(Event::Applied {
+            service: key,
+            destinations,
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn report_failure(
+        &mut self,
+        key: VirtualService,
+        fault: String,
+        held: Option<&Held>,
+    ) -> Result<(), Undone> {
+        let holds = holds(held);
+        self.agenda.postpone(key, Instant::now());
+        let Some(target) = self.agenda.target(&key) else {
+            return Ok(());
+        };
+        target.unsettle(holds);
+        if target.failed(&fault, holds) {
+            warn!(service = %key, fault, holds, "IPVS does not hold the service as wanted");
+            self.say(Event::NotApplied {
+                service: key,
+                fault,
+                holds,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Reports what the table has for services that are new to us.
+    async fn look(&mut self, keys: Vec<VirtualService>) -> Result<(), Undone> {
+        let mut found = BTreeMap::new();
+        for &key in &keys {
+            match self.table.change(key, &[]).await {
+                Ok(outcome) => {
+                    if outcome.held.is_some() && !self.owned.keys().contains(&key) {
+                        info!(service = %key, "adopting a service that someone else put into IPVS");
+                    }
+                    if let Some(target) = self.agenda.target(&key) {
+                        target.holds = holds(outcome.held.as_ref());
+                    }
+                    found.insert(key, destinations(key, outcome.held.as_ref()));
+                }
+                Err(e) => {
+                    self.agenda.look_again(keys);
+                    return Err(e.into());
+                }
+            }
+        }
+        self.say(Event::Found(found)).await?;
+        Ok(())
+    }
+
+    /// Removes a service of ours that nobody wants any more.
+    async fn remove(&mut self, key: VirtualService) -> Result<(), Undone> {
+        let outcome = self
+            .table
+            .change(key, &[Change::RemoveService])
+            .await
+            .inspect_err(|_| {
+                self.agenda.postpone(key, Instant::now());
+            })?;
+        if outcome.held.is_some() {
+            warn!(service = %key, fault = fault(&outcome.refusals), "cannot remove a service from IPVS");
+            self.agenda.postpone(key, Instant::now());
+            return Ok(());
+        }
+        info!(service = %key, "removed from IPVS");
+        self.owned.forget(&key);
+        Ok(())
+    }
+
+    /// The start of a round: what is there of others', and what is left to write of our own.
+    async fn list(&mut self) -> Result<(), Undone> {
+        self.remember().await?;
+        let mut foreign = self.table.list().await?;
+        foreign.retain(|listed| match listed {
+            Listed::Service(key) => !self.owned.keys().contains(key) && !self.agenda.knows(key),
+            Listed::Other(_) => true,
+        });
+        for listed in foreign.difference(&self.foreign) {
+            info!(service = %listed, "IPVS has a service that is not ours; it is left alone");
+        }
+        self.foreign = foreign;
+        Ok(())
+    }
+
+    /// Everything wanted is ours, and the file says so before the table does.
+    async fn remember(&mut self) -> Result<(), Ended> {
+        let owned = &mut self.owned;
+        owned.add(self.agenda.take_adopted());
+        if owned.unsaved() {
+            owned.save().await;
+        }
+        if owned.fault() != self.told.as_deref() {
+            self.told = owned.fault().map(str::to_owned);
+            match &self.told {
+                Some(fault) => warn!(fault, "cannot remember which services in IPVS are ours"),
+                None => info!("which services in IPVS are ours is remembered again"),
+            }
+            self.say(Event::Trouble {
+                part: STATE_DIRECTORY,
+                fault: self.told.clone(),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Tries until the table can be reached, then goes over all services.
+    async fn recover(
+        &mut self,
+        why: Unavailable,
+        snapshots: &watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(), Ended> {
+        let mut fault = chain(&why);
+        let mut gone = false;
+        warn!(fault, "lost touch with IPVS");
+        loop {
+            snapshots.has_changed().map_err(|_| Ended)?;
+            // At once the first time; but if it can be reached and then fails again, not in a tight loop.
+            if let Some(delay) = self.delay {
+                self.report_outage(&fault, gone).await?;
+                sleep(delay).await;
+            }
+            self.delay = Some(
+                self.delay
+                    .map_or(FIRST_DELAY, |delay| (delay * 2).min(LONGEST_DELAY)),
+            );
+            match self.table.reopen().await {
+                Ok(()) => break,
+                Err(e) => {
+                    gone = matches!(e, Unavailable::NoIpvs);
+                    fault = chain(&e);
+                }
+            }
+        }
+        info!("in touch with IPVS again");
+        self.agenda.everything(Instant::now());
+        Ok(())
+    }
+
+    /// `gone`: there is no table any more, so nothing is held.
+    async fn report_outage(&mut self, fault: &str, gone: bool) -> Result<(), Ended> {
+        let mut failures = Vec::new();
+        for (service, target) in self.agenda.targets() {
+            let holds = target.holds && !gone;
+            if target.wanted().is_some() && target.failed(fault, holds) {
+                failures.push(Event::NotApplied {
+                    service,
+                    fault: fault.to_owned(),
+                    holds,
+                });
+            }
+        }
+        for failure in failures {
+            self.say(failure).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&self, event: Event) -> Result<(), Ended> {
+        self.events.send(event).await.map_err(|_| Ended)
+    }
+}
+
+fn holds(held: Option<&Held>) -> bool {
+    held.is_some_and(|held| !held.destinations.is_empty())
+}
+
+/// Those that the core could have wanted: of the service's family and port.
+fn destinations(key: VirtualService, held: Option<&Held>) -> Destinations {
+    held.into_iter()
+        .flat_map(|held| &held.destinations)
+        .filter(|((address, port), _)| *port == key.port && Family::of(*address) == key.family())
+        // ipvsadm(8) allows no larger weight, the kernel does.
+        .filter_map(|((address, _), to)| Some((*address, Weight::new(to.weight.min(Weight::MAX))?)))
+        .collect()
+}
+
+/// The first is why; the others follow from it or are alike.
+fn fault(refusals: &[Refusal]) -> String {
+    match refusals {
+        [] => "the kernel did not do it, and did not say why".to_owned(),
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}
+
+/// For a log line: not more than fits one.
+fn words(changes: &[Change]) -> String {
+    const SHOWN: usize = 8;
+    let mut words = changes
+        .iter()
+        .take(SHOWN)
+        .map(Change::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if changes.len() > SHOWN {
+        words.push_str(&format!(" and {} more", changes.len() - SHOWN));
+    }
+    words
+}
+
+fn chain(e: &dyn Error) -> String {
+    let mut words = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        words.push_str(": ");
+        words.push_str(&e.to_string());
+        source = e.source();
+    }
+    words
+}

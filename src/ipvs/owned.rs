@@ -1,0 +1,297 @@
+//! Which services of the kernel's table are ours: remembered in a file, so that one that leaves the configuration
+//! while the daemon is down is still removed, and nobody else's ever is.
+//!
+//! Written ahead: a service is in the file before it is in the kernel. The disk is somebody else's: writing happens
+//! on a thread for it, one write at a time, and is waited for only so long.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::service::{Protocol, VirtualService};
+
+const FILE: &str = "owned-services.json";
+/// How long a write may hold up the programming of a new service.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Owned {
+    /// `None`: nothing outlives the process (a table in memory).
+    path: Option<PathBuf>,
+    keys: BTreeSet<VirtualService>,
+    /// What the file holds, as far as we know.
+    saved: BTreeSet<VirtualService>,
+    writing: Option<JoinHandle<(BTreeSet<VirtualService>, io::Result<()>)>>,
+    fault: Option<String>,
+}
+
+impl Owned {
+    /// Reads the file. One that makes no sense is moved aside and counts as empty.
+    pub(super) async fn load(state_directory: Option<PathBuf>) -> Owned {
+        let path = state_directory.map(|directory| directory.join(FILE));
+        let (keys, fault) = match path.clone() {
+            None => (BTreeSet::new(), None),
+            Some(path) => match spawn_blocking(move || read(&path)).await {
+                Ok(Ok(keys)) => (keys, None),
+                Ok(Err(fault)) => (BTreeSet::new(), Some(fault)),
+                Err(panic) => (BTreeSet::new(), Some(panic.to_string())),
+            },
+        };
+        Owned {
+            path,
+            saved: keys.clone(),
+            keys,
+            writing: None,
+            fault,
+        }
+    }
+
+    pub(super) fn keys(&self) -> &BTreeSet<VirtualService> {
+        &self.keys
+    }
+
+    /// Why the file can't be relied on, in words; `None`: it can.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// These are ours from now on.
+    pub(super) fn add(&mut self, keys: impl IntoIterator<Item = VirtualService>) {
+        self.keys.extend(keys);
+    }
+
+    /// Was ours and is gone from the table.
+    pub(super) fn forget(&mut self, key: &VirtualService) {
+        self.keys.remove(key);
+    }
+
+    /// Whether [`Owned::save`] has something to do.
+    pub(super) fn unsaved(&self) -> bool {
+        self.path.is_some() && (self.keys != self.saved || self.writing.is_some())
+    }
+
+    /// Brings the file up to date and comes back when it is, or can't be, or it takes too long. Cheap to call again.
+    pub(super) async fn save(&mut self) {
+        let Some(path) = self.path.clone() else {
+            return;
+        };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.unsaved() {
+            let writing = self.writing.get_or_insert_with(|| {
+                let (path, keys) = (path.clone(), self.keys.clone());
+                spawn_blocking(move || {
+                    let result = write(&path, &keys);
+                    (keys, result)
+                })
+            });
+            let Ok(done) = tokio::time::timeout_at(deadline, writing).await else {
+                self.fault = Some(format!("writing {} hangs", path.display()));
+                return;
+            };
+            self.writing = None;
+            match done {
+                Ok((keys, Ok(()))) => {
+                    self.saved = keys;
+                    self.fault = None;
+                }
+                Ok((_, Err(e))) => {
+                    self.fault = Some(format!("cannot write {}: {e}", path.display()));
+                    return;
+                }
+                Err(panic) => {
+                    self.fault = Some(panic.to_string());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The file's shape.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    services: Vec<Row>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    protocol: Name,
+    address: IpAddr,
+    port: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Tcp,
+    Udp,
+}
+
+fn read(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(e) => return Err(aside(path, &e.to_string())),
+    };
+    let content: Content =
+        serde_json::from_slice(&bytes).map_err(|e| aside(path, &e.to_string()))?;
+    let key = |row: Row| VirtualService {
+        protocol: match row.protocol {
+            Name::Tcp => Protocol::Tcp,
+            Name::Udp => Protocol::Udp,
+        },
+        address: row.address,
+        port: row.port,
+    };
+    Ok(content.services.into_iter().map(key).collect())
+}
+
+/// Keeps what we can't read for someone who can, and says so.
+fn aside(path: &Path, why: &str) -> String {
+    let bad = path.with_extension("json.bad");
+    let moved = match std::fs::rename(path, &bad) {
+        Ok(()) => format!("moved to {}", bad.display()),
+        Err(e) => format!("cannot be moved aside: {e}"),
+    };
+    format!(
+        "{} cannot be read: {why}; {moved}; services removed while the daemon was down stay in IPVS",
+        path.display()
+    )
+}
+
+/// So that after a crash at any moment the old or the new content is there, whole.
+fn write(path: &Path, keys: &BTreeSet<VirtualService>) -> io::Result<()> {
+    let row = |key: &VirtualService| Row {
+        protocol: match key.protocol {
+            Protocol::Tcp => Name::Tcp,
+            Protocol::Udp => Name::Udp,
+        },
+        address: key.address,
+        port: key.port,
+    };
+    let text = serde_json::to_vec_pretty(&Content {
+        services: keys.iter().map(row).collect(),
+    })?;
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    std::fs::create_dir_all(directory)?;
+    let new = path.with_extension("json.new");
+    let mut file = File::create(&new)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    // The rename itself lasts only once the directory is on the disk.
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> VirtualService {
+        VirtualService {
+            protocol: Protocol::Tcp,
+            address: "2001:db8::1".parse().unwrap(),
+            port,
+        }
+    }
+
+    #[tokio::test]
+    async fn outlives_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("not/there/yet");
+        let mut owned = Owned::load(Some(state.clone())).await;
+        owned.add([key(80), key(443)]);
+        assert!(owned.unsaved());
+        owned.save().await;
+        assert!(!owned.unsaved());
+        owned.forget(&key(80));
+        owned.save().await;
+        assert_eq!(owned.fault(), None);
+
+        let owned = Owned::load(Some(state)).await;
+        assert_eq!(owned.keys(), &BTreeSet::from([key(443)]));
+        assert_eq!(owned.fault(), None);
+    }
+
+    #[tokio::test]
+    async fn garbage_is_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, "{\"services\": [{\"protocol\": \"tcp\"").unwrap();
+        let mut owned = Owned::load(Some(directory.path().into())).await;
+        assert!(owned.keys().is_empty());
+        assert!(
+            owned.fault().unwrap().contains("owned-services.json.bad"),
+            "{:?}",
+            owned.fault()
+        );
+        assert!(directory.path().join("owned-services.json.bad").exists());
+        owned.add([key(80)]);
+        owned.save().await;
+        assert_eq!(owned.fault(), None);
+    }
+
+    #[tokio::test]
+    async fn a_bad_directory_is_a_fault_until_it_is_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        std::fs::write(&state, "a file").unwrap();
+        let mut owned = Owned::load(Some(state.clone())).await;
+        owned.add([key(80)]);
+        owned.save().await;
+        assert!(
+            owned.fault().unwrap().contains("cannot write"),
+            "{:?}",
+            owned.fault()
+        );
+        assert!(owned.unsaved());
+        std::fs::remove_file(&state).unwrap();
+        owned.save().await;
+        assert_eq!(owned.fault(), None);
+        assert!(!owned.unsaved());
+    }
+
+    #[tokio::test]
+    async fn a_hanging_disk_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        // Opening a pipe for writing waits until somebody reads it.
+        let pipe = directory.path().join("owned-services.json.new");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut owned = Owned::load(Some(directory.path().into())).await;
+        owned.add([key(80)]);
+        owned.save().await;
+        assert!(
+            owned.fault().unwrap().contains("hangs"),
+            "{:?}",
+            owned.fault()
+        );
+        owned.add([key(81)]);
+        owned.save().await;
+        assert!(owned.unsaved());
+        // A pipe can't be synced: the first write fails, the next finds a file in its place.
+        drop(
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&pipe)
+                .unwrap(),
+        );
+        std::fs::remove_file(&pipe).unwrap();
+        while owned.unsaved() {
+            owned.save().await;
+        }
+        assert_eq!(owned.fault(), None);
+        assert_eq!(
+            Owned::load(Some(directory.path().into())).await.keys(),
+            &BTreeSet::from([key(80), key(81)])
+        );
+    }
+}

@@ -1,0 +1,393 @@
+//! The sink on a table in memory, in paused time. What only the real kernel can show is in `integration/kernel.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::table::{Destination, Settings};
+use super::*;
+use crate::config::{self, Config, DepoolGuard, Servers, Threshold};
+use crate::service::{Protocol, Scheduler};
+use crate::snapshot::{Applied, Condition, Counters, Mode, Service, Source};
+
+struct Bench {
+    snapshot: Snapshot,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    events: mpsc::Receiver<Event>,
+    memory: Memory,
+    state: tempfile::TempDir,
+    task: JoinSet<()>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let config = Config {
+            daemon: config::Daemon {
+                state_directory: "/nonexistent".into(),
+                manage_addresses: true,
+            },
+            api: config::Api { listen: vec![] },
+            bgp: None,
+            services: BTreeMap::new(),
+        };
+        let snapshot = Snapshot {
+            mode: Mode::MemoryTable,
+            config: Arc::new(config),
+            services: OrdMap::new(),
+            retiring: OrdMap::new(),
+            vips: OrdMap::new(),
+            peers: Arc::default(),
+            troubles: Arc::default(),
+            reload_refused: None,
+            stopping: false,
+        };
+        Bench {
+            snapshots: watch::channel(Arc::new(snapshot.clone())).0,
+            events: mpsc::channel(1).1,
+            snapshot,
+            memory: Memory::default(),
+            state: tempfile::tempdir().unwrap(),
+            task: JoinSet::new(),
+        }
+    }
+
+    /// Starts the sink, anew if it ran, with the snapshot as it is now.
+    async fn start(&mut self) {
+        self.task.shutdown().await;
+        let (snapshots, newest) = watch::channel(Arc::new(self.snapshot.clone()));
+        let (events, received) = mpsc::channel(1000);
+        self.snapshots = snapshots;
+        self.events = received;
+        let table = Table::Memory(self.memory.clone());
+        let state = Some(self.state.path().to_owned());
+        self.task.spawn(run(table, state, newest, events));
+    }
+
+    fn publish(&mut self) {
+        self.snapshots.send_replace(Arc::new(self.snapshot.clone()));
+    }
+
+    fn put(&mut self, name: &str, key: VirtualService, wanted: Option<&Arc<Destinations>>) {
+        let service = service(name, key, wanted.cloned());
+        self.snapshot
+            .services
+            .insert(name.parse().unwrap(), Arc::new(service));
+    }
+
+    async fn event(&mut self) -> Event {
+        let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await;
+        event.expect("an event").expect("the sink runs")
+    }
+
+    async fn expect_found(&mut self, key: VirtualService, destinations: &Destinations) {
+        match self.event().await {
+            Event::Found(found) => assert_eq!(found, BTreeMap::from([(key, destinations.clone())])),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn expect_applied(&mut self, key: VirtualService, wanted: &Arc<Destinations>) {
+        match self.event().await {
+            Event::Applied {
+                service,
+                destinations,
+            } => {
+                assert_eq!(service, key);
+                assert!(Arc::ptr_eq(&destinations, wanted));
+            }
+            other => panic!("{other:?}"),
+        }
+        let held = self.held(key).expect("the service");
+        assert_eq!(destinations(key, Some(&held)), **wanted);
+    }
+
+    fn held(&self, key: VirtualService) -> Option<Held> {
+        self.memory.change(key, &[]).held
+    }
+
+    /// As ipvsadm(8) would.
+    fn by_hand(&self, key: VirtualService, changes: &[Change]) {
+        assert_eq!(self.memory.change(key, changes).refusals, []);
+    }
+
+    /// No event comes for a while, and nothing is ready to come.
+    async fn quiet(&mut self) {
+        let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+}
+
+fn key(port: u16) -> VirtualService {
+    VirtualService {
+        protocol: Protocol::Tcp,
+        address: "192.0.2.1".parse().unwrap(),
+        port,
+    }
+}
+
+fn server(last: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, last])
+}
+
+fn pool(servers: &[(u8, u32)]) -> Arc<Destinations> {
+    let weight = |(last, weight): &(u8, u32)| (server(*last), Weight::new(*weight).unwrap());
+    Arc::new(servers.iter().map(weight).collect())
+}
+
+fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destinations>>) -> Service {
+    let config = config::Service {
+        name: name.parse().unwrap(),
+        key,
+        scheduler: Scheduler::Wrr,
+        one_packet: false,
+        depool_threshold: Threshold::new(0.5).unwrap(),
+        depool_guard: DepoolGuard::Floor,
+        servers: Servers::File("/nonexistent".into()),
+        monitors: vec![],
+        announce: config::Announce {
+            announce: false,
+            med: None,
+        },
+    };
+    Service {
+        config: Arc::new(config),
+        servers: Arc::default(),
+        unclaimed: Arc::default(),
+        destinations,
+        applied: Applied::NotYet,
+        checks: Arc::default(),
+        names: Arc::default(),
+        source: Source::Good,
+        size: 0,
+        floor: 0,
+        condition: Condition::Healthy,
+        counters: Counters::default(),
+    }
+}
+
+fn others() -> Vec<Change> {
+    let settings = Settings {
+        scheduler: "rr".into(),
+        flags: 1,
+        engine: None,
+    };
+    vec![
+        Change::AddService(settings),
+        Change::AddDestination((server(9), 80), Destination::direct(3)),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_before_it_touches() {
+    let mut bench = Bench::new();
+    bench.by_hand(key(80), &others());
+    let before = bench.held(key(80));
+    bench.put("web", key(80), None);
+    bench.start().await;
+    bench.expect_found(key(80), &pool(&[(9, 3)])).await;
+    bench.quiet().await;
+    assert_eq!(bench.held(key(80)), before);
+
+    let wanted = pool(&[(1, 10), (9, 3)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.publish();
+    bench.expect_applied(key(80), &wanted).await;
+    assert_eq!(bench.held(key(80)).unwrap().settings.scheduler, "wrr");
+    bench.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn follows_changes_and_reports_each_once() {
+    let mut bench = Bench::new();
+    bench.put("web", key(80), None);
+    bench.put("tls", key(443), None);
+    bench.start().await;
+    match bench.event().await {
+        Event::Found(found) => {
+            let none = Destinations::new();
+            assert_eq!(
+                found,
+                BTreeMap::from([(key(80), none.clone()), (key(443), none)])
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    for wanted in [
+        pool(&[(1, 10)]),
+        pool(&[(1, 0), (2, 5)]),
+        pool(&[(2, 5)]),
+        pool(&[]),
+    ] {
+        bench.put("web", key(80), Some(&wanted));
+        bench.publish();
+        bench.expect_applied(key(80), &wanted).await;
+    }
+    bench.quiet().await;
+    assert_eq!(bench.held(key(443)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn mends_what_someone_changed() {
+    let mut bench = Bench::new();
+    let wanted = pool(&[(1, 10), (2, 10)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.start().await;
+    bench.expect_found(key(80), &Destinations::new()).await;
+    bench.expect_applied(key(80), &wanted).await;
+    let right = bench.held(key(80));
+
+    let backend = (server(1), 80);
+    let settings = Settings {
+        scheduler: "sh".into(),
+        flags: 8,
+        engine: None,
+    };
+    for by_hand in [
+        Change::RemoveService,
+        Change::RemoveDestination(backend),
+        Change::EditDestination(backend, Destination::direct(1)),
+        Change::EditDestination(
+            backend,
+            Destination {
+                forward: 0,
+                ..Destination::direct(10)
+            },
+        ),
+        Change::AddDestination((server(3), 80), Destination::direct(1)),
+        Change::EditService(settings),
+    ] {
+        bench.by_hand(key(80), &[by_hand]);
+        let changed = Instant::now();
+        let event = bench.event().await;
+        assert!(
+            matches!(event, Event::Repaired { service } if service == key(80)),
+            "{event:?}"
+        );
+        assert!(
+            changed.elapsed() <= Duration::from_secs(5),
+            "{:?}",
+            changed.elapsed()
+        );
+        bench.expect_applied(key(80), &wanted).await;
+        assert_eq!(bench.held(key(80)), right);
+    }
+    bench.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn removes_its_own_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.by_hand(key(25), &others());
+    let wanted = pool(&[(1, 10)]);
+    for (name, port) in [("a", 80), ("b", 81), ("c", 82)] {
+        bench.put(name, key(port), Some(&wanted));
+    }
+    bench.start().await;
+    let mut applied = BTreeSet::new();
+    while applied.len() < 3 {
+        if let Event::Applied { service, .. } = bench.event().await {
+            applied.insert(service);
+        }
+    }
+    // It stays while its address is withdrawn, and goes then.
+    bench.snapshot.services.remove("a");
+    bench.snapshot.retiring.insert(key(80), ());
+    bench.publish();
+    bench.quiet().await;
+    assert!(bench.held(key(80)).is_some());
+    bench.snapshot.retiring.clear();
+    bench.publish();
+    bench.quiet().await;
+    assert_eq!(bench.held(key(80)), None);
+
+    // One leaves while nobody is watching.
+    bench.task.shutdown().await;
+    assert!(bench.held(key(81)).is_some());
+    bench.snapshot.services.remove("b");
+    bench.start().await;
+    bench.expect_found(key(82), &wanted).await;
+    bench.expect_applied(key(82), &wanted).await;
+    bench.quiet().await;
+    assert_eq!(bench.held(key(81)), None);
+
+    // A stop takes nothing away.
+    bench.snapshot.stopping = true;
+    bench.snapshot.services.clear();
+    bench.publish();
+    bench.quiet().await;
+    assert!(bench.held(key(82)).is_some());
+    assert!(bench.held(key(25)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_again_when_a_service_comes_back() {
+    let mut bench = Bench::new();
+    let wanted = pool(&[(1, 10)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.start().await;
+    bench.expect_found(key(80), &Destinations::new()).await;
+    bench.expect_applied(key(80), &wanted).await;
+
+    // Gone and back under another name before we saw it gone.
+    bench.snapshot.services.remove("web");
+    bench.put("www", key(80), None);
+    bench.publish();
+    bench.expect_found(key(80), &wanted).await;
+    // The core took it up anew before we saw that it had dropped it.
+    bench.put("www", key(80), None);
+    bench.publish();
+    bench.expect_found(key(80), &wanted).await;
+    bench.put("www", key(80), Some(&wanted));
+    bench.publish();
+    bench.expect_applied(key(80), &wanted).await;
+    bench.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_state_directory_is_said_and_worked_without() {
+    let mut bench = Bench::new();
+    let file = bench.state.path().join("owned-services.json.new");
+    std::fs::create_dir(&file).unwrap();
+    let wanted = pool(&[(1, 10)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.start().await;
+    bench.expect_found(key(80), &Destinations::new()).await;
+    match bench.event().await {
+        Event::Trouble {
+            part,
+            fault: Some(fault),
+        } => {
+            assert_eq!(part, STATE_DIRECTORY);
+            assert!(fault.contains("owned-services.json"), "{fault}");
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.expect_applied(key(80), &wanted).await;
+    std::fs::remove_dir(&file).unwrap();
+    let event = bench.event().await;
+    assert!(
+        matches!(
+            event,
+            Event::Trouble {
+                part: STATE_DIRECTORY,
+                fault: None
+            }
+        ),
+        "{event:?}"
+    );
+    bench.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_with_the_core() {
+    let mut bench = Bench::new();
+    bench.start().await;
+    bench.snapshots = watch::channel(Arc::new(bench.snapshot.clone())).0;
+    let ended = tokio::time::timeout(Duration::from_secs(60), bench.task.join_next()).await;
+    assert!(matches!(ended, Ok(Some(Ok(())))), "{ended:?}");
+}
