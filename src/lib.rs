@@ -21,3 +21,5 @@ pub mod balancer;
 mod pool;
 // Edges: each owns its sockets and its retries; none knows another.
 pub mod ipvs;
+// Edges: each owns its sockets and its retries; none knows another.
+pub mod backoff;
