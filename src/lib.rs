@@ -23,3 +23,5 @@ mod pool;
 pub mod ipvs;
 // Edges: each owns its sockets and its retries; none knows another.
 pub mod backoff;
+pub mod monitor;
+// pub mod resolver;

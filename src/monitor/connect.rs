@@ -1,0 +1,94 @@
+//! A TCP connection to a server, and in what words it failed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no answer in {}", humantime::format_duration(*.0))]
+    NoAnswer(Duration),
+    #[error("{}", words(.0))]
+    Failed(io::Error),
+    /// Says nothing about the server.
+    #[error("{}", words(.0))]
+    Unable(io::Error),
+}
+
+/// Connects within `limit`; `prepare` sets options before the first packet leaves.
+pub(super) async fn connect(
+    target: SocketAddr,
+    limit: Duration,
+    prepare: impl FnOnce(&TcpSocket) -> io::Result<()>,
+) -> Result<TcpStream, ConnectError> {
+    let socket = match target {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(sort)?;
+    prepare(&socket).map_err(sort)?;
+    let stream = match timeout(limit, socket.connect(target)).await {
+        Err(_) => return Err(ConnectError::NoAnswer(limit)),
+        Ok(connected) => connected.map_err(sort)?,
+    };
+    // A port of our own host where nobody listens can connect to itself, if the kernel picks that very port
+    // for our side (RFC 9293 section 3.5, simultaneous open).
+    if stream.local_addr().map_err(sort)? == target {
+        return Err(ConnectError::Failed(io::ErrorKind::ConnectionRefused.into()));
+    }
+    Ok(stream)
+}
+
+fn sort(error: io::Error) -> ConnectError {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            ConnectError::Unable(error)
+        }
+        Some(_) | None => ConnectError::Failed(error),
+    }
+}
+
+/// A socket's error as an operator would say it.
+pub(super) fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "connection refused".into(),
+        Some(libc::ECONNRESET | libc::EPIPE) => "connection reset by server".into(),
+        Some(libc::ETIMEDOUT) => "no answer".into(),
+        Some(libc::EHOSTUNREACH) => "no route to host".into(),
+        Some(libc::ENETUNREACH) => "no route to network".into(),
+        Some(libc::EPERM | libc::EACCES) => "not permitted by this host's firewall".into(),
+        Some(code) => {
+            let text = error.to_string();
+            let number = format!(" (os error {code})");
+            text.strip_suffix(&number).unwrap_or(&text).to_lowercase()
+        }
+        None if error.kind() == io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "closed by server".into(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_in_words() {
+        let words = |code| words(&io::Error::from_raw_os_error(code));
+        assert_eq!(words(libc::EHOSTUNREACH), "no route to host");
+        assert_eq!(words(libc::EMFILE), "too many open files");
+        assert_eq!(words(libc::EADDRNOTAVAIL), "cannot assign requested address");
+    }
+
+    #[test]
+    fn our_own_want_is_told_from_the_servers_fault() {
+        let sort = |code| sort(io::Error::from_raw_os_error(code));
+        assert!(matches!(sort(libc::EMFILE), ConnectError::Unable(_)));
+        assert!(matches!(sort(libc::ECONNREFUSED), ConnectError::Failed(_)));
+        assert!(matches!(sort(libc::ENETUNREACH), ConnectError::Failed(_)));
+    }
+}
