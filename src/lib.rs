@@ -25,3 +25,4 @@ pub mod ipvs;
 pub mod backoff;
 pub mod monitor;
 // pub mod resolver;
+pub mod resolver;
