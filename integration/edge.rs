@@ -1,0 +1,128 @@
+//! An edge under test: its snapshots go in, its events come out, and it ends with the value.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll::config::{self, Announce, Api, Config, Daemon, DepoolGuard, Servers, Threshold};
+use plimsoll::event::{CheckId, Event};
+use plimsoll::service::{Host, Protocol, Scheduler, ServiceName, VirtualService};
+use plimsoll::snapshot::{Applied, Check, Condition, Counters, Mode, Service, Snapshot, Source};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Longer than anything here takes on a machine that is busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Edge {
+    pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    _run: JoinSet<()>,
+}
+
+impl Edge {
+    pub(crate) fn start<F: Future<Output = ()> + Send + 'static>(
+        run: impl FnOnce(watch::Receiver<Arc<Snapshot>>, mpsc::Sender<Event>) -> F,
+    ) -> Edge {
+        let (snapshots, receive) = watch::channel(Arc::new(empty()));
+        let (send, events) = mpsc::channel(10_000);
+        let mut set = JoinSet::new();
+        set.spawn(run(receive, send));
+        Edge {
+            snapshots,
+            events,
+            _run: set,
+        }
+    }
+
+    /// The next snapshot has this in place of the service of that name, or without it.
+    pub(crate) fn set(&self, name: &str, service: Option<Service>) {
+        let name: ServiceName = name.parse().unwrap();
+        self.snapshots.send_modify(|snapshot| {
+            let snapshot = Arc::make_mut(snapshot);
+            match service {
+                Some(service) => snapshot.services.insert(name, Arc::new(service)),
+                None => snapshot.services.remove(&name),
+            };
+        });
+    }
+
+    pub(crate) async fn event(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("the edge runs")
+    }
+
+    /// Nothing is said for so long.
+    pub(crate) async fn silent(&mut self, time: Duration) {
+        if let Ok(event) = timeout(time, self.events.recv()).await {
+            panic!("{event:?}");
+        }
+    }
+}
+
+fn empty() -> Snapshot {
+    Snapshot {
+        mode: Mode::Real,
+        config: Arc::new(Config {
+            daemon: Daemon {
+                state_directory: "/nowhere".into(),
+                manage_addresses: false,
+            },
+            api: Api { listen: Vec::new() },
+            bgp: None,
+            services: BTreeMap::new(),
+        }),
+        services: imbl::OrdMap::new(),
+        retiring: imbl::OrdMap::new(),
+        vips: imbl::OrdMap::new(),
+        peers: Arc::default(),
+        troubles: Arc::default(),
+        reload_refused: None,
+        stopping: false,
+    }
+}
+
+/// A service on this address with these checks and names.
+pub(crate) fn service(
+    name: &str,
+    address: &str,
+    checks: BTreeMap<CheckId, Arc<Check>>,
+    names: BTreeSet<Host>,
+) -> Service {
+    let config = config::Service {
+        name: name.parse().unwrap(),
+        key: VirtualService {
+            protocol: Protocol::Tcp,
+            address: address.parse().unwrap(),
+            port: 80,
+        },
+        scheduler: Scheduler::Wrr,
+        one_packet: false,
+        depool_threshold: Threshold::new(0.5).unwrap(),
+        depool_guard: DepoolGuard::Floor,
+        servers: Servers::File("/nowhere".into()),
+        monitors: Vec::new(),
+        announce: Announce {
+            announce: false,
+            med: None,
+        },
+    };
+    Service {
+        config: Arc::new(config),
+        servers: Arc::default(),
+        unclaimed: Arc::default(),
+        destinations: None,
+        applied: Applied::NotYet,
+        checks: Arc::new(checks),
+        names: Arc::new(names),
+        source: Source::Waiting,
+        size: 0,
+        floor: 0,
+        condition: Condition::Failed,
+        counters: Counters::default(),
+    }
+}
