@@ -26,3 +26,4 @@ pub mod backoff;
 pub mod monitor;
 // pub mod resolver;
 pub mod resolver;
+pub mod bgp;

@@ -1,0 +1,263 @@
+//! The BGP sink: makes what each peer has been told equal to the snapshot's announced addresses.
+//! It decides nothing; what may be announced stands in the snapshot.
+//!
+//! ```text
+//!  snapshots ─► Speaker ── Orders ─► peer.rs, a task a peer ─► Board ─► report.rs ─► events
+//!               listener.rs ── accepted ──┘
+//! ```
+//!
+//! Each peer has a session of its own (RFC 4271), with IPv4 and IPv6 unicast over it (RFC 4760), 4-byte AS
+//! numbers (RFC 6793), route refresh (RFC 2918). No graceful restart. What peers announce is counted
+//! and forgotten.
+
+mod listener;
+mod message;
+mod notification;
+mod peer;
+mod peering;
+mod report;
+mod rib;
+mod session;
+mod transport;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use self::listener::{Accepted, Listeners};
+use self::message::Attributes;
+use self::notification::Cease;
+use self::peer::Orders;
+use self::report::Board;
+use self::session::Ends;
+use crate::config::Bgp;
+use crate::event::Event;
+use crate::service::Family;
+use crate::snapshot::{Snapshot, Vip};
+
+/// Connections that wait for their peer's task: ours and one more.
+const ACCEPTED: usize = 2;
+
+/// Runs until it is dropped or nobody publishes snapshots any more.
+///
+/// Sends [`Event::Peer`] at each change of a session, [`Event::Announced`] at each change of the union
+/// of what the peers have been told, and [`Event::Trouble`] for `bgp-listen`. When a snapshot says
+/// `stopping`, it withdraws everything, ends each session with Cease / Administrative Shutdown,
+/// sends [`Event::Peer`] with Idle for each that was not, and then [`Event::Announced`] with the empty
+/// set, once more if it was empty before: after that all connections are closed.
+pub async fn run(snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender<Event>) {
+    let (board, reports) = Board::new();
+    tokio::join!(speak(snapshots, board), report::send(reports, events));
+}
+
+async fn speak(mut snapshots: watch::Receiver<Arc<Snapshot>>, board: Board) {
+    let (accepted, mut connections) = mpsc::channel(16);
+    let mut speaker = Speaker {
+        snapshot: None,
+        routes: OrdMap::new(),
+        without_next_hop: BTreeSet::new(),
+        peers: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        listeners: Listeners::new(accepted, board.clone()),
+        board,
+    };
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        speaker.update(snapshot);
+        loop {
+            tokio::select! {
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                Some(connection) = connections.recv() => speaker.accept(connection),
+                Some(_) = speaker.tasks.join_next() => speaker.bury(),
+            }
+        }
+    }
+}
+
+struct Speaker {
+    /// The newest.
+    snapshot: Option<Arc<Snapshot>>,
+    /// What every peer is to be told.
+    routes: OrdMap<IpAddr, Attributes>,
+    /// Families that cannot be announced; it has been logged.
+    without_next_hop: BTreeSet<Family>,
+    peers: BTreeMap<IpAddr, Handle>,
+    tasks: JoinSet<()>,
+    listeners: Listeners,
+    board: Board,
+}
+
+struct Handle {
+    orders: watch::Sender<Arc<Orders>>,
+    accepted: mpsc::Sender<TcpStream>,
+}
+
+impl Speaker {
+    fn update(&mut self, snapshot: Arc<Snapshot>) {
+        let before = self.snapshot.replace(snapshot.clone());
+        let bgp = snapshot.config.bgp.as_ref();
+        let bgp_before = before
+            .as_ref()
+            .and_then(|before| before.config.bgp.as_ref());
+        if let Some(bgp) = bgp {
+            if bgp_before.is_none_or(|before| next_hops(before) != next_hops(bgp)) {
+                self.without_next_hop.clear();
+                self.routes = OrdMap::new();
+                for (&address, vip) in &snapshot.vips {
+                    self.route(address, Some(vip), bgp);
+                }
+            } else if let Some(before) = &before {
+                for change in before.vips.diff(&snapshot.vips) {
+                    match change {
+                        DiffItem::Add(address, vip)
+                        | DiffItem::Update {
+                            new: (address, vip),
+                            ..
+                        } => {
+                            self.route(*address, Some(vip), bgp);
+                        }
+                        DiffItem::Remove(address, _) => self.route(*address, None, bgp),
+                    }
+                }
+            }
+        }
+        self.listeners.set(
+            bgp.filter(|_| !snapshot.stopping)
+                .map_or(&[], |bgp| &bgp.listen),
+        );
+        self.order();
+    }
+
+    fn route(&mut self, address: IpAddr, vip: Option<&Arc<Vip>>, bgp: &Bgp) {
+        let announcement = vip.and_then(|vip| vip.announce.ok());
+        let attributes = announcement.filter(|_| message::is_unicast(address)).and_then(|announcement| {
+            let next_hop = match address {
+                IpAddr::V4(_) => bgp.next_hop_ipv4.map(IpAddr::from),
+                IpAddr::V6(_) => bgp.next_hop_ipv6.map(IpAddr::from),
+            };
+            if next_hop.is_none() && self.without_next_hop.insert(Family::of(address)) {
+                tracing::warn!(%address, "not announced: no next hop of its family is configured");
+            }
+            next_hop.map(|next_hop| Attributes { next_hop, med: announcement.med })
+        });
+        match attributes {
+            Some(attributes) => drop(self.routes.insert(address, attributes)),
+            None => drop(self.routes.remove(&address)),
+        }
+    }
+
+    /// Gives each peer its orders, as far as they changed; starts tasks of new ones.
+    fn order(&mut self) {
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let none = BTreeMap::new();
+        let bgp = snapshot.config.bgp.as_ref();
+        let wanted = bgp.map_or(&none, |bgp| &bgp.peers);
+        let end = if snapshot.stopping {
+            Cease::AdministrativeShutdown
+        } else {
+            Cease::PeerDeconfigured
+        };
+        for (address, handle) in &self.peers {
+            if snapshot.stopping || !wanted.contains_key(address) {
+                handle.end(end);
+            }
+        }
+        if snapshot.stopping {
+            if self.peers.is_empty() {
+                self.board.stopped();
+            }
+            return;
+        }
+        let Some(bgp) = bgp else { return };
+        for (&address, peer) in wanted {
+            let orders = Orders {
+                ends: ends(bgp, peer.peer_as),
+                address: SocketAddr::new(address, peer.port),
+                routes: self.routes.clone(),
+                end: None,
+            };
+            match self.peers.get(&address) {
+                Some(handle) => handle.order(orders),
+                None => self.start(address, orders),
+            }
+        }
+    }
+
+    fn start(&mut self, address: IpAddr, orders: Orders) {
+        let (orders, receiver) = watch::channel(Arc::new(orders));
+        let (accepted, connections) = mpsc::channel(ACCEPTED);
+        self.tasks
+            .spawn(peer::run(receiver, connections, self.board.clone()));
+        self.peers.insert(address, Handle { orders, accepted });
+    }
+
+    /// Forgets the peers whose task has ended, and starts those that are wanted again.
+    fn bury(&mut self) {
+        let board = &self.board;
+        self.peers.retain(|&address, handle| {
+            let alive = !handle.orders.is_closed();
+            if !alive {
+                board.peer_is_gone(address);
+            }
+            alive
+        });
+        self.order();
+    }
+
+    /// A connection goes to its peer; whoever is none is not answered.
+    fn accept(&mut self, (stream, from): Accepted) {
+        let peer = from.ip().to_canonical();
+        match self.peers.get(&peer) {
+            // If its task has enough to do with others, this one is dropped.
+            Some(handle) => drop(handle.accepted.try_send(stream)),
+            None => tracing::debug!(%from, "a BGP connection from no peer of ours is closed"),
+        }
+    }
+}
+
+impl Handle {
+    /// Wakes the peer's task only if something is new for it.
+    fn order(&self, orders: Orders) {
+        self.orders.send_if_modified(|old| {
+            let changed = !old.same(&orders);
+            if changed {
+                *old = Arc::new(orders);
+            }
+            changed
+        });
+    }
+
+    fn end(&self, why: Cease) {
+        let orders = Orders::clone(&self.orders.borrow());
+        self.order(Orders {
+            end: orders.end.or(Some(why)),
+            ..orders
+        });
+    }
+}
+
+fn ends(bgp: &Bgp, peer_as: u32) -> Ends {
+    // The configuration holds it to 65535 s.
+    let hold_time = u16::try_from(bgp.hold_time.as_secs()).unwrap_or(u16::MAX);
+    Ends {
+        local_as: bgp.local_as,
+        identifier: bgp.router_id,
+        hold_time,
+        peer_as,
+    }
+}
+
+fn next_hops(bgp: &Bgp) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    (bgp.next_hop_ipv4, bgp.next_hop_ipv6)
+}

@@ -1,0 +1,446 @@
+//! One peer's task: moves messages, time and orders between the sockets, the state machines
+//! ([`Peering`]) and the routes ([`RibOut`]). It waits for nobody but its own sockets.
+//!
+//! ```text
+//!  bgp.rs ── Orders (watch) ──┐        ┌─► Connection (Out)
+//!         ── accepted ────────┼─► Peer ┼─► Connection (In)
+//!  Board ◄── session, told ───┘        └── Peering, RibOut: pure
+//! ```
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::{OrdMap, OrdSet};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::message::{self, Attributes, Counts, Message};
+use super::notification::{Cease, Notification};
+use super::peering::{Actions, Peering, Side};
+use super::report::Board;
+use super::rib::RibOut;
+use super::session::{Action, At, Ends, Event};
+use super::transport::{self, Connection, Incoming, Outgoing};
+use crate::event::SessionState;
+
+/// RFC 9687 section 3.2: at least 8 minutes, or twice the hold time if that is more.
+const SEND_HOLD: Duration = Duration::from_secs(480);
+/// How long the last withdrawals may take at an end in order.
+const WITHDRAW: Duration = Duration::from_secs(3);
+
+/// What `bgp.rs` wants of a peer's task; the newest order counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    pub(crate) ends: Ends,
+    pub(crate) address: SocketAddr,
+    pub(crate) routes: OrdMap<IpAddr, Attributes>,
+    /// Withdraw everything, give this reason, close, end the task.
+    pub(crate) end: Option<Cease>,
+}
+
+impl Orders {
+    pub(crate) fn same(&self, other: &Orders) -> bool {
+        self.routes.ptr_eq(&other.routes)
+            && (&self.ends, self.address, self.end) == (&other.ends, other.address, other.end)
+    }
+}
+
+/// The task's life: until it is ordered to end, and has, or the orders' sender is gone.
+pub(crate) async fn run(
+    orders: watch::Receiver<Arc<Orders>>,
+    accepted: mpsc::Receiver<TcpStream>,
+    board: Board,
+) {
+    let mut peer = Peer::new(orders, accepted, board);
+    peer.live().await;
+    peer.end().await;
+}
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+struct Peer {
+    orders: watch::Receiver<Arc<Orders>>,
+    accepted: mpsc::Receiver<TcpStream>,
+    board: Board,
+    /// The orders that are in force.
+    current: Arc<Orders>,
+    peering: Peering,
+    connecting: Option<Connecting>,
+    outgoing: Option<Connection>,
+    incoming: Option<Connection>,
+    /// The routes of the session that is established, and its side.
+    rib: Option<(Side, RibOut)>,
+    /// Since when nothing is wanted and for what reason, and until when that may take.
+    ending: Option<(Cease, Instant)>,
+    /// The connections' tasks, also of those that are being closed.
+    tasks: JoinSet<()>,
+    /// What the peer has announced in this session.
+    heard: Counts,
+    reported: SessionState,
+    /// The last fault in the log.
+    logged: Option<String>,
+    nothing: OrdSet<IpAddr>,
+}
+
+impl Peer {
+    fn new(
+        mut orders: watch::Receiver<Arc<Orders>>,
+        accepted: mpsc::Receiver<TcpStream>,
+        board: Board,
+    ) -> Peer {
+        let current = orders.borrow_and_update().clone();
+        Peer {
+            peering: Peering::new(current.ends.clone()),
+            orders,
+            accepted,
+            board,
+            current,
+            connecting: None,
+            outgoing: None,
+            incoming: None,
+            rib: None,
+            ending: None,
+            tasks: JoinSet::new(),
+            heard: Counts::default(),
+            reported: SessionState::Idle,
+            logged: None,
+            nothing: OrdSet::new(),
+        }
+    }
+
+    async fn live(&mut self) {
+        self.report();
+        if self.current.end.is_some() {
+            return;
+        }
+        let actions = self.peering.start(at());
+        self.apply(actions);
+        loop {
+            self.send_updates();
+            self.report();
+            if self.is_ended() {
+                return;
+            }
+            let sending = self
+                .rib
+                .as_ref()
+                .filter(|(_, rib)| rib.is_pending())
+                .map(|(side, _)| *side);
+            let timer = [
+                self.peering.next_timer(),
+                self.ending.map(|(_, until)| until),
+            ];
+            tokio::select! {
+                changed = self.orders.changed() => match changed {
+                    Ok(()) => self.obey(),
+                    Err(_) => return,
+                },
+                Some(stream) = self.accepted.recv() => self.accept(stream),
+                result = opt(self.connecting.as_mut()) => self.connected(result),
+                event = next(&mut self.outgoing, sending == Some(Side::Out)) => {
+                    self.receive(Side::Out, event);
+                }
+                event = next(&mut self.incoming, sending == Some(Side::In)) => {
+                    self.receive(Side::In, event);
+                }
+                () = sleep(timer.into_iter().flatten().min()) => self.timers(),
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+
+    /// Says why and closes; returns when the sockets are closed.
+    async fn end(&mut self) {
+        let why = self.current.end.unwrap_or(Cease::AdministrativeShutdown);
+        let actions = self.peering.stop(&Notification::cease(why), at());
+        self.apply(actions);
+        while self.tasks.join_next().await.is_some() {}
+        self.report();
+    }
+
+    fn is_ended(&self) -> bool {
+        let Some((_, until)) = self.ending else {
+            return false;
+        };
+        match &self.rib {
+            Some((_, rib)) => rib.told().is_empty() && !rib.is_pending() || Instant::now() >= until,
+            // Nothing to withdraw.
+            None => true,
+        }
+    }
+
+    fn obey(&mut self) {
+        let orders = self.orders.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.current, orders);
+        if self.ending.is_some() {
+            // There is no way back from an end.
+            self.current = before;
+            return;
+        }
+        if let Some(why) = self.current.end {
+            self.ending = Some((why, Instant::now() + WITHDRAW));
+            if let Some((_, rib)) = &mut self.rib {
+                rib.want_nothing();
+            }
+            return;
+        }
+        if self.current.ends != *self.peering.ends() {
+            let why = Notification::cease(Cease::OtherConfigurationChange);
+            let actions = self.peering.stop(&why, at());
+            self.apply(actions);
+            self.peering = Peering::new(self.current.ends.clone());
+            let actions = self.peering.start(at());
+            self.apply(actions);
+        }
+        if let Some((_, rib)) = &mut self.rib {
+            for change in before.routes.diff(&self.current.routes) {
+                match change {
+                    imbl::ordmap::DiffItem::Add(prefix, attributes)
+                    | imbl::ordmap::DiffItem::Update {
+                        new: (prefix, attributes),
+                        ..
+                    } => {
+                        rib.want(*prefix, Some(*attributes));
+                    }
+                    imbl::ordmap::DiffItem::Remove(prefix, _) => rib.want(*prefix, None),
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, stream: TcpStream) {
+        let refused = self.ending.is_some();
+        match self.peering.admit(at()).filter(|_| !refused) {
+            Some(actions) => {
+                self.apply(actions);
+                self.open(Side::In, stream);
+            }
+            None => {
+                tracing::debug!(peer = %self.current.address, "one connection too many is refused");
+                let why = Notification::cease(Cease::ConnectionCollision);
+                Connection::new(stream, self.send_hold(), &mut self.tasks)
+                    .close(Some(message::notification(&why)));
+            }
+        }
+    }
+
+    fn connected(&mut self, result: io::Result<TcpStream>) {
+        self.connecting = None;
+        match result {
+            Ok(stream) => self.open(Side::Out, stream),
+            Err(error) => {
+                let fault = format!("connect to {}: {error}", self.current.address);
+                self.event(Side::Out, Event::ConnectionFails(fault));
+            }
+        }
+    }
+
+    fn open(&mut self, side: Side, stream: TcpStream) {
+        let connection = Connection::new(stream, self.send_hold(), &mut self.tasks);
+        *self.connection(side) = Some(connection);
+        self.event(side, Event::Connected);
+    }
+
+    fn receive(&mut self, side: Side, incoming: Option<Incoming>) {
+        let Some(incoming) = incoming else { return };
+        let event = match incoming {
+            Incoming::Frame(frame) => match message::decode(&frame, self.four_octet_as()) {
+                Ok(message) => {
+                    if let Message::Update(counts) = &message {
+                        self.heard.add(counts);
+                    }
+                    Event::Received(message)
+                }
+                Err(notification) => Event::Malformed(notification),
+            },
+            Incoming::BadHeader(notification) => Event::Malformed(notification),
+            Incoming::Failed(fault) => Event::ConnectionFails(fault),
+            Incoming::Written(withdrawn) => {
+                if let Some((_, rib)) = self.rib.as_mut().filter(|(of, _)| *of == side) {
+                    rib.written(&withdrawn);
+                }
+                return;
+            }
+        };
+        self.event(side, event);
+    }
+
+    fn timers(&mut self) {
+        // If it was us who slept, what has arrived meanwhile is news of the peer, too.
+        for side in Side::BOTH {
+            for _ in 0..transport::FRAMES_IN {
+                let arrived = self
+                    .connection(side)
+                    .as_mut()
+                    .and_then(Connection::try_recv);
+                if arrived.is_none() {
+                    break;
+                }
+                self.receive(side, arrived);
+            }
+        }
+        let actions = self.peering.due(at());
+        self.apply(actions);
+    }
+
+    fn event(&mut self, side: Side, event: Event) {
+        let actions = self.peering.handle(side, event, at());
+        self.apply(actions);
+    }
+
+    fn apply(&mut self, actions: Actions) {
+        for (side, action) in actions {
+            match action {
+                Action::Connect => {
+                    self.connecting = Some(Box::pin(transport::connect(self.current.address)));
+                }
+                Action::SendOpen(open) => self.send(side, message::open(&open)),
+                Action::SendKeepalive => self.send(side, message::keepalive()),
+                Action::Close(notification) => self.close(side, notification.as_ref()),
+                Action::Established(negotiated) => {
+                    let Ends {
+                        local_as, peer_as, ..
+                    } = self.current.ends;
+                    let mut rib = RibOut::new(local_as, local_as == peer_as, &negotiated);
+                    for (prefix, attributes) in &self.current.routes {
+                        rib.want(*prefix, Some(*attributes));
+                    }
+                    self.rib = Some((side, rib));
+                    self.heard = Counts::default();
+                    self.logged = None;
+                }
+                Action::Refresh(family) => {
+                    if let Some((_, rib)) = &mut self.rib {
+                        rib.refresh(family);
+                    }
+                }
+                Action::Fault(fault) => self.log_fault(fault),
+            }
+        }
+    }
+
+    /// Only UPDATEs are read by it, and they come when it is settled.
+    fn four_octet_as(&self) -> bool {
+        self.rib.as_ref().is_none_or(|(_, rib)| rib.four_octet_as())
+    }
+
+    /// Where there is no room the peer has more than a keepalive before it already.
+    fn send(&mut self, side: Side, frame: Vec<u8>) {
+        if let Some(connection) = self.connection(side) {
+            connection.send(Outgoing {
+                frame,
+                withdrawn: Vec::new(),
+            });
+        }
+    }
+
+    fn close(&mut self, side: Side, last: Option<&Notification>) {
+        if side == Side::Out {
+            self.connecting = None;
+        }
+        self.rib.take_if(|(of, _)| *of == side);
+        if let Some(connection) = self.connection(side).take() {
+            connection.close(last.map(message::notification));
+        }
+    }
+
+    /// As many UPDATEs as the writer has room for.
+    fn send_updates(&mut self) {
+        let Some((side, rib)) = &mut self.rib else {
+            return;
+        };
+        let connection = match side {
+            Side::Out => &self.outgoing,
+            Side::In => &self.incoming,
+        };
+        let Some(connection) = connection else { return };
+        let mut sent = false;
+        while rib.is_pending() && connection.has_room() {
+            if let Some(update) = rib.next() {
+                // Only we put something in, so the room is still there.
+                sent = connection.send(Outgoing {
+                    frame: update.frame,
+                    withdrawn: update.withdrawn,
+                });
+            }
+        }
+        if sent {
+            let side = *side;
+            self.event(side, Event::UpdateSent);
+        }
+    }
+
+    /// Once, not at each try that fails the same way.
+    fn log_fault(&mut self, fault: String) {
+        if self.logged.as_ref() != Some(&fault) {
+            tracing::info!(peer = %self.current.address, fault, "BGP session failed");
+            self.logged = Some(fault);
+        }
+    }
+
+    fn report(&mut self) {
+        let session = self.peering.report();
+        if session.state != self.reported {
+            self.log_state(session.state);
+            self.reported = session.state;
+        }
+        let told = self
+            .rib
+            .as_ref()
+            .map_or(&self.nothing, |(_, rib)| rib.told());
+        self.board.peer(self.current.address.ip(), session, told);
+    }
+
+    fn log_state(&self, state: SessionState) {
+        let (peer, heard) = (self.current.address, self.heard);
+        if state == SessionState::Established {
+            tracing::info!(%peer, "BGP session established");
+        } else if self.reported == SessionState::Established {
+            tracing::info!(%peer, ?state, ?heard, "BGP session ended");
+        } else {
+            tracing::debug!(%peer, ?state, "BGP session changed");
+        }
+    }
+
+    fn connection(&mut self, side: Side) -> &mut Option<Connection> {
+        match side {
+            Side::Out => &mut self.outgoing,
+            Side::In => &mut self.incoming,
+        }
+    }
+
+    fn send_hold(&self) -> Duration {
+        SEND_HOLD.max(2 * Duration::from_secs(self.current.ends.hold_time.into()))
+    }
+}
+
+fn at() -> At {
+    At::new(Instant::now(), fastrand::f64())
+}
+
+async fn opt<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `None`: the writer has room again.
+async fn next(connection: &mut Option<Connection>, sending: bool) -> Option<Incoming> {
+    match connection {
+        Some(connection) => connection.next(sending).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,531 @@
+//! The state machine of RFC 4271 section 8 for one connection: pure, no clock, no socket, no randomness.
+//!
+//! [`Session::handle`] takes an event and the time and says what to do; timers are data:
+//! [`Session::next_timer`] says when to come back, [`Session::due`] which event that is.
+//! How two sessions to one peer get along is not here but in `peering`.
+//!
+//! Of the optional attributes (section 8.1.1) it has AllowAutomaticStart and DampPeerOscillations:
+//! an IdleHoldTimer that backs off, after which the session starts by itself. There is no DelayOpen.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::message::{Message, Open};
+use super::notification::{Cease, Notification};
+use crate::event::SessionState;
+use crate::service::Family;
+
+/// The HoldTimer until the peer's OPEN is there (section 8.2.2, OpenSent: 4 minutes suggested).
+const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
+/// The first and the longest wait between two tries, before jitter.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Who was established for so long is tried again quickly.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Who the two ends are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) local_as: u32,
+    pub(crate) identifier: std::net::Ipv4Addr,
+    /// What we propose, in seconds.
+    pub(crate) hold_time: u16,
+    pub(crate) peer_as: u32,
+}
+
+/// The moment of an event, and the jitter of timers that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) now: Instant,
+    jitter: f64,
+}
+
+/// Section 8.1, with its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// 3: AutomaticStart.
+    Start,
+    /// 5: AutomaticStart_with_PassiveTcpEstablishment.
+    StartPassive,
+    /// 6: AutomaticStart_with_DampPeerOscillations: starts when the IdleHoldTimer expires.
+    StartLater,
+    /// 2: ManualStop, with what to tell the peer.
+    Stop(Notification),
+    /// 9
+    ConnectRetryTimerExpires,
+    /// 10
+    HoldTimerExpires,
+    /// 11
+    KeepaliveTimerExpires,
+    /// 13
+    IdleHoldTimerExpires,
+    /// 16 and 17: Tcp_CR_Acked, TcpConnectionConfirmed.
+    Connected,
+    /// 18: TcpConnectionFails, and how.
+    ConnectionFails(String),
+    /// 19, 24 to 27, and RFC 2918's.
+    Received(Message),
+    /// 21, 22, 28: what arrived is wrong, and what the peer is told.
+    Malformed(Notification),
+    /// 23: OpenCollisionDump.
+    Collision,
+    /// Not an event of the RFC: an UPDATE was sent, so the KeepaliveTimer restarts (section 4.4).
+    UpdateSent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Open a TCP connection to the peer; one that is being opened is given up.
+    Connect,
+    SendOpen(Open),
+    SendKeepalive,
+    /// Say this, if there is a connection, and close it; give up opening one.
+    Close(Option<Notification>),
+    /// Routes may be sent.
+    Established(Negotiated),
+    /// The peer wants its routes of this family again (RFC 2918).
+    Refresh(Family),
+    /// The connection ended or did not come up, and why.
+    Fault(String),
+}
+
+/// What both ends agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Negotiated {
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) four_octet_as: bool,
+    /// The smaller of the two; zero: no keepalives, no HoldTimer (section 4.2).
+    pub(crate) hold_time: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    ends: Ends,
+    state: SessionState,
+    connect_retry_counter: u32,
+    timers: Timers,
+    /// Set with the peer's OPEN.
+    negotiated: Option<Negotiated>,
+    established: Option<Instant>,
+}
+
+/// Section 8: the timers, each stopped or with the time at which it expires.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Timers {
+    connect_retry: Option<Instant>,
+    hold: Option<Instant>,
+    keepalive: Option<Instant>,
+    idle_hold: Option<Instant>,
+}
+
+impl At {
+    /// `random`: anything from 0 to 1.
+    pub(crate) fn new(now: Instant, random: f64) -> At {
+        At {
+            now,
+            jitter: 1.0 - random.clamp(0.0, 1.0) / 4.0,
+        }
+    }
+
+    /// Section 10: three quarters of the time to all of it.
+    fn after(self, time: Duration) -> Option<Instant> {
+        Some(self.now + time.mul_f64(self.jitter))
+    }
+}
+
+impl Session {
+    /// In Idle, with no timer.
+    pub(crate) fn new(ends: Ends) -> Session {
+        let (timers, state) = (Timers::default(), SessionState::Idle);
+        let (negotiated, established) = (None, None);
+        Session {
+            ends,
+            state,
+            connect_retry_counter: 0,
+            timers,
+            negotiated,
+            established,
+        }
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        self.state
+    }
+
+    /// Whether there is (or was a moment ago) a TCP connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        match self.state {
+            SessionState::Idle | SessionState::Connect | SessionState::Active => false,
+            SessionState::OpenSent | SessionState::OpenConfirm | SessionState::Established => true,
+        }
+    }
+
+    /// When to ask [`Session::due`] again.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        let Timers {
+            connect_retry,
+            hold,
+            keepalive,
+            idle_hold,
+        } = self.timers;
+        [connect_retry, hold, keepalive, idle_hold]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Stops one timer that has expired and gives its event.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<Event> {
+        let timers = &mut self.timers;
+        let expired = |timer: &mut Option<Instant>| timer.take_if(|at| *at <= now).is_some();
+        if expired(&mut timers.hold) {
+            Some(Event::HoldTimerExpires)
+        } else if expired(&mut timers.keepalive) {
+            Some(Event::KeepaliveTimerExpires)
+        } else if expired(&mut timers.connect_retry) {
+            Some(Event::ConnectRetryTimerExpires)
+        } else if expired(&mut timers.idle_hold) {
+            Some(Event::IdleHoldTimerExpires)
+        } else {
+            None
+        }
+    }
+
+    /// Section 8.2.2.
+    pub(crate) fn handle(&mut self, event: Event, at: At) -> Vec<Action> {
+        match self.state {
+            SessionState::Idle => self.idle(event, at),
+            SessionState::Connect => self.connect(event, at),
+            SessionState::Active => self.active(event, at),
+            SessionState::OpenSent => self.open_sent(event, at),
+            SessionState::OpenConfirm => self.open_confirm(event, at),
+            SessionState::Established => self.in_established(event, at),
+        }
+    }
+
+    /// Checks the peer's OPEN as far as that needs to know who it should be (section 6.2).
+    pub(crate) fn accepts(&self, open: &Open) -> Result<Negotiated, Notification> {
+        // AS 0 cannot be configured, so RFC 7607 is kept here, too.
+        if open.asn != self.ends.peer_as {
+            return Err(Notification::new(2, 2, []));
+        }
+        // RFC 6286 section 2.2: not zero, and inside one AS not ours.
+        let internal = self.ends.peer_as == self.ends.local_as;
+        if open.identifier.is_unspecified() || internal && open.identifier == self.ends.identifier {
+            return Err(Notification::new(2, 3, []));
+        }
+        // Section 4.2: zero, or at least three seconds.
+        if matches!(open.hold_time, 1 | 2) {
+            return Err(Notification::new(2, 6, []));
+        }
+        let ours = self.open();
+        Ok(Negotiated {
+            families: ours
+                .families
+                .intersection(&open.families)
+                .copied()
+                .collect(),
+            four_octet_as: open.four_octet_as,
+            hold_time: Duration::from_secs(open.hold_time.min(ours.hold_time).into()),
+        })
+    }
+
+    fn open(&self) -> Open {
+        Open {
+            asn: self.ends.local_as,
+            four_octet_as: true,
+            hold_time: self.ends.hold_time,
+            identifier: self.ends.identifier,
+            families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+        }
+    }
+
+    fn idle(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start => {
+                self.connect_retry_counter = 0;
+                self.start_connect(at)
+            }
+            Event::IdleHoldTimerExpires => self.start_connect(at),
+            Event::StartPassive => {
+                // The TCP connection is there already and comes as the next event.
+                self.connect_retry_counter = 0;
+                self.timers = Timers::default();
+                self.state = SessionState::Active;
+                Vec::new()
+            }
+            Event::StartLater => {
+                self.timers.idle_hold = at.after(self.back_off());
+                Vec::new()
+            }
+            Event::Stop(_) => {
+                self.timers = Timers::default();
+                Vec::new()
+            }
+            // Ignored in Idle.
+            Event::ConnectRetryTimerExpires
+            | Event::HoldTimerExpires
+            | Event::KeepaliveTimerExpires
+            | Event::Connected
+            | Event::ConnectionFails(_)
+            | Event::Received(_)
+            | Event::Malformed(_)
+            | Event::Collision
+            | Event::UpdateSent => Vec::new(),
+        }
+    }
+
+    fn connect(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start | Event::StartPassive | Event::StartLater | Event::UpdateSent => {
+                Vec::new()
+            }
+            Event::Stop(_) => self.stop(None),
+            Event::ConnectRetryTimerExpires => {
+                self.connect_retry_counter = self.connect_retry_counter.saturating_add(1);
+                let mut actions = vec![Action::Fault("connect timed out".into())];
+                actions.extend(self.start_connect(at));
+                actions
+            }
+            Event::Connected => self.connected(at),
+            // No DelayOpenTimer, so this goes to Idle; our IdleHoldTimer brings it back.
+            Event::ConnectionFails(fault) => self.fail(at, None, Some(fault)),
+            Event::HoldTimerExpires
+            | Event::KeepaliveTimerExpires
+            | Event::IdleHoldTimerExpires
+            | Event::Received(_)
+            | Event::Malformed(_)
+            | Event::Collision => self.fail(at, None, None),
+        }
+    }
+
+    fn active(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start | Event::StartPassive | Event::StartLater | Event::UpdateSent => {
+                Vec::new()
+            }
+            Event::Stop(_) => self.stop(None),
+            Event::ConnectRetryTimerExpires => self.start_connect(at),
+            Event::Connected => self.connected(at),
+            Event::ConnectionFails(fault) => self.fail(at, None, Some(fault)),
+            Event::HoldTimerExpires
+            | Event::KeepaliveTimerExpires
+            | Event::IdleHoldTimerExpires
+            | Event::Received(_)
+            | Event::Malformed(_)
+            | Event::Collision => self.fail(at, None, None),
+        }
+    }
+
+    fn open_sent(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start | Event::StartPassive | Event::StartLater | Event::UpdateSent => {
+                Vec::new()
+            }
+            Event::Stop(notification) => self.stop(Some(notification)),
+            Event::HoldTimerExpires => self.hold_timer_expired(at),
+            // The RFC's way back without a start: to Active, and from there to Connect.
+            Event::ConnectionFails(fault) => {
+                self.timers = Timers::default();
+                self.timers.connect_retry = at.after(self.back_off());
+                self.connect_retry_counter = self.connect_retry_counter.saturating_add(1);
+                self.state = SessionState::Active;
+                vec![Action::Close(None), Action::Fault(fault)]
+            }
+            Event::Received(Message::Open(open)) => match self.accepts(&open) {
+                Ok(negotiated) => self.opened(negotiated, at),
+                Err(notification) => self.refuse(notification, at),
+            },
+            Event::Malformed(notification) => self.refuse(notification, at),
+            Event::Collision => self.fail(
+                at,
+                Some(Notification::cease(Cease::ConnectionCollision)),
+                None,
+            ),
+            // Section 8.2.2 would answer it with an error; nobody is left to read that.
+            Event::Received(Message::Notification(notification)) => self.told(&notification, at),
+            Event::Received(Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_))
+            | Event::ConnectRetryTimerExpires
+            | Event::KeepaliveTimerExpires
+            | Event::IdleHoldTimerExpires
+            | Event::Connected => self.unexpected(1, at),
+        }
+    }
+
+    fn open_confirm(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start | Event::StartPassive | Event::StartLater | Event::UpdateSent => {
+                Vec::new()
+            }
+            Event::Stop(notification) => self.stop(Some(notification)),
+            Event::HoldTimerExpires => self.hold_timer_expired(at),
+            Event::KeepaliveTimerExpires => self.keepalive(at),
+            Event::ConnectionFails(fault) => self.fail(at, None, Some(fault)),
+            Event::Received(Message::Notification(notification)) => self.told(&notification, at),
+            Event::Received(Message::Keepalive) => {
+                self.restart_hold_timer(at);
+                self.state = SessionState::Established;
+                self.established = Some(at.now);
+                self.negotiated
+                    .clone()
+                    .map(Action::Established)
+                    .into_iter()
+                    .collect()
+            }
+            Event::Malformed(notification) => self.refuse(notification, at),
+            Event::Collision => self.fail(
+                at,
+                Some(Notification::cease(Cease::ConnectionCollision)),
+                None,
+            ),
+            Event::Received(Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_))
+            | Event::ConnectRetryTimerExpires
+            | Event::IdleHoldTimerExpires
+            | Event::Connected => self.unexpected(2, at),
+        }
+    }
+
+    fn in_established(&mut self, event: Event, at: At) -> Vec<Action> {
+        match event {
+            Event::Start | Event::StartPassive | Event::StartLater => Vec::new(),
+            Event::Stop(notification) => self.stop(Some(notification)),
+            Event::HoldTimerExpires => self.hold_timer_expired(at),
+            Event::KeepaliveTimerExpires => self.keepalive(at),
+            Event::UpdateSent => {
+                self.restart_keepalive_timer(at);
+                Vec::new()
+            }
+            Event::ConnectionFails(fault) => self.fail(at, None, Some(fault)),
+            Event::Received(Message::Notification(notification)) => self.told(&notification, at),
+            Event::Received(Message::Keepalive | Message::Update(_)) => {
+                self.restart_hold_timer(at);
+                Vec::new()
+            }
+            // RFC 2918 section 4: ignored for a family that was not agreed on.
+            Event::Received(Message::RouteRefresh(family)) => {
+                self.restart_hold_timer(at);
+                let agreed = self.negotiated.iter().flat_map(|n| &n.families);
+                agreed
+                    .filter(|f| family == Some(**f))
+                    .map(|f| Action::Refresh(*f))
+                    .collect()
+            }
+            // Also a bad header, which section 8.2.2 forgets here and section 6.1 asks for.
+            Event::Malformed(notification) => self.refuse(notification, at),
+            Event::Collision => self.fail(
+                at,
+                Some(Notification::cease(Cease::ConnectionCollision)),
+                None,
+            ),
+            Event::Received(Message::Open(_))
+            | Event::ConnectRetryTimerExpires
+            | Event::IdleHoldTimerExpires
+            | Event::Connected => self.unexpected(3, at),
+        }
+    }
+
+    /// To Connect; the ConnectRetryTimer bounds the attempt.
+    fn start_connect(&mut self, at: At) -> Vec<Action> {
+        self.timers = Timers {
+            connect_retry: at.after(self.back_off()),
+            ..Timers::default()
+        };
+        self.state = SessionState::Connect;
+        vec![Action::Connect]
+    }
+
+    fn connected(&mut self, at: At) -> Vec<Action> {
+        self.timers = Timers {
+            hold: Some(at.now + LARGE_HOLD_TIME),
+            ..Timers::default()
+        };
+        self.state = SessionState::OpenSent;
+        vec![Action::SendOpen(self.open())]
+    }
+
+    fn opened(&mut self, negotiated: Negotiated, at: At) -> Vec<Action> {
+        self.timers = Timers::default();
+        self.negotiated = Some(negotiated);
+        self.restart_hold_timer(at);
+        self.restart_keepalive_timer(at);
+        self.state = SessionState::OpenConfirm;
+        vec![Action::SendKeepalive]
+    }
+
+    fn keepalive(&mut self, at: At) -> Vec<Action> {
+        self.restart_keepalive_timer(at);
+        vec![Action::SendKeepalive]
+    }
+
+    /// No jitter: the peer counts on the whole of it.
+    fn restart_hold_timer(&mut self, at: At) {
+        self.timers.hold = self.hold_time().map(|time| at.now + time);
+    }
+
+    /// Section 4.4: a third of the hold time.
+    fn restart_keepalive_timer(&mut self, at: At) {
+        self.timers.keepalive = self.hold_time().and_then(|time| at.after(time / 3));
+    }
+
+    fn hold_time(&self) -> Option<Duration> {
+        self.negotiated
+            .as_ref()
+            .map(|n| n.hold_time)
+            .filter(|time| !time.is_zero())
+    }
+
+    fn hold_timer_expired(&mut self, at: At) -> Vec<Action> {
+        self.refuse(Notification::new(4, 0, []), at)
+    }
+
+    /// RFC 6608 section 3: the subcode says in which state.
+    fn unexpected(&mut self, subcode: u8, at: At) -> Vec<Action> {
+        self.refuse(Notification::new(5, subcode, []), at)
+    }
+
+    fn refuse(&mut self, notification: Notification, at: At) -> Vec<Action> {
+        let fault = notification.to_string();
+        self.fail(at, Some(notification), Some(fault))
+    }
+
+    fn told(&mut self, notification: &Notification, at: At) -> Vec<Action> {
+        self.fail(at, None, Some(format!("the peer says: {notification}")))
+    }
+
+    /// To Idle, and from there by the IdleHoldTimer back to Connect.
+    fn fail(&mut self, at: At, tell: Option<Notification>, fault: Option<String>) -> Vec<Action> {
+        if self
+            .established
+            .take()
+            .is_some_and(|since| at.now - since >= STABLE)
+        {
+            self.connect_retry_counter = 0;
+        }
+        self.timers = Timers {
+            idle_hold: at.after(self.back_off()),
+            ..Timers::default()
+        };
+        self.connect_retry_counter = self.connect_retry_counter.saturating_add(1);
+        self.negotiated = None;
+        self.state = SessionState::Idle;
+        [Action::Close(tell)]
+            .into_iter()
+            .chain(fault.map(Action::Fault))
+            .collect()
+    }
+
+    /// To Idle, to stay there until a start.
+    fn stop(&mut self, tell: Option<Notification>) -> Vec<Action> {
+        *self = Session::new(self.ends.clone());
+        vec![Action::Close(tell)]
+    }
+
+    /// What the ConnectRetryCounter makes of the time to the next try.
+    fn back_off(&self) -> Duration {
+        RETRY_FIRST
+            .saturating_mul(1 << self.connect_retry_counter.min(8))
+            .min(RETRY_MAX)
+    }
+}
