@@ -3,6 +3,10 @@
 //! Sinks make the world equal to it, the API shows it. It shares everything that did not change with
 //! the one before it: compare with [`imbl::OrdMap::diff`] and `Arc::ptr_eq`, never walk it whole for one event.
 
+pub mod alert;
+#[cfg(test)]
+pub(crate) mod sample;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,491 @@
+//! What an operator must know: one snapshot → its alerts, worst first, always in the same order.
+//! A pure reading of the snapshot; nothing is remembered here and nothing decided.
+
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::event::SessionState;
+use crate::service::{Host, ServiceName};
+use crate::snapshot::{
+    Applied, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
+    UnclaimedBecause,
+};
+
+/// A fault's text is shown up to here; a broken file can make one as long as it likes.
+const LONGEST_FAULT: usize = 1000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Traffic is served as it should be, but something must be looked after.
+    Warning,
+    /// Clients may be hurt, or will be with the next fault.
+    Critical,
+}
+
+impl Severity {
+    pub const ALL: [Severity; 2] = [Severity::Warning, Severity::Critical];
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        })
+    }
+}
+
+/// One condition. The order of the variants is the order in which an operator reads them;
+/// the first two are PyBal's and speak in its words, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alert {
+    /// PyBal's CRITICAL: held by the depool threshold.
+    MarkedDownButPooled { service: ServiceName, hosts: Vec<Host> },
+    /// PyBal's WARNING: the first server that fails will be held already.
+    TooSmall { service: ServiceName },
+    /// No server is in the pool. PyBal says OK then.
+    NothingPooled { service: ServiceName },
+    /// All that is in the pool has weight 0, so IPVS gives it no new connection.
+    NothingWeighted { service: ServiceName },
+    /// In the pool against the server list's will.
+    HeldByGuard { service: ServiceName, hosts: Vec<Host>, addresses: Vec<IpAddr> },
+    /// The server list is broken, empty or away. `kept`: an older one is in force.
+    ListFailed { service: ServiceName, fault: Arc<str>, kept: bool },
+    /// Enabled servers whose names do not resolve. `stale`: an address known before is in use.
+    /// The fault is the first host's.
+    Unresolved { service: ServiceName, hosts: Vec<Host>, fault: Arc<str>, stale: bool },
+    /// The kernel refused. `holds`: it still serves with what it had.
+    NotApplied { service: ServiceName, fault: Arc<str>, holds: bool },
+    AddressMissing { address: IpAddr, fault: Option<Arc<str>> },
+    /// The address is there, but not as it should be.
+    AddressFault { address: IpAddr, fault: Arc<str> },
+    /// `alone`: no other peer's session is established either.
+    SessionDown { peer: IpAddr, state: SessionState, fault: Option<String>, alone: bool },
+    Trouble { part: &'static str, fault: String },
+    ReloadRefused { mistakes: Arc<str> },
+    MemoryTable,
+    DryRun,
+}
+
+impl Snapshot {
+    /// Critical ones first, then by kind, then by name.
+    pub fn alerts(&self) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for (name, service) in &self.services {
+            of_service(name, service, &mut alerts);
+        }
+        self.of_addresses(&mut alerts);
+        self.of_sessions(&mut alerts);
+        for (part, fault) in &*self.troubles {
+            alerts.push(Alert::Trouble { part, fault: fault.clone() });
+        }
+        if let Some(mistakes) = &self.reload_refused {
+            alerts.push(Alert::ReloadRefused { mistakes: mistakes.clone() });
+        }
+        match self.mode {
+            Mode::Real => {}
+            Mode::MemoryTable => alerts.push(Alert::MemoryTable),
+            Mode::DryRun => alerts.push(Alert::DryRun),
+        }
+        alerts.sort_by(|a, b| b.severity().cmp(&a.severity()).then_with(|| a.cmp(b)));
+        alerts
+    }
+
+    fn of_addresses(&self, alerts: &mut Vec<Alert>) {
+        if self.mode == Mode::DryRun || self.stopping {
+            return;
+        }
+        for (&address, vip) in &self.vips {
+            if vip.announce == Err(Refusal::Retiring) {
+                continue;
+            }
+            match (vip.present, vip.fault.clone()) {
+                (false, fault) => alerts.push(Alert::AddressMissing { address, fault }),
+                (true, Some(fault)) => alerts.push(Alert::AddressFault { address, fault }),
+                (true, None) => {}
+            }
+        }
+    }
+
+    fn of_sessions(&self, alerts: &mut Vec<Alert>) {
+        let Some(bgp) = &self.config.bgp else { return };
+        if self.mode == Mode::DryRun || self.stopping {
+            return;
+        }
+        let state = |peer: &IpAddr| self.peers.get(peer).map_or(SessionState::Idle, |s| s.state);
+        let alone = !bgp.peers.keys().any(|peer| state(peer) == SessionState::Established);
+        for &peer in bgp.peers.keys() {
+            let state = state(&peer);
+            if state != SessionState::Established {
+                let fault = self.peers.get(&peer).and_then(|session| session.fault.clone());
+                alerts.push(Alert::SessionDown { peer, state, fault, alone });
+            }
+        }
+    }
+}
+
+fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
+    let hosts = |which: &dyn Fn(&Server) -> bool| -> Vec<Host> {
+        service.servers.iter().filter(|(_, s)| which(s)).map(|(host, _)| host.clone()).collect()
+    };
+
+    // A server that no check has spoken of yet is not marked down: PyBal takes it as up.
+    let down = hosts(&|s| {
+        s.pooled == Pooled::Held(Held::DepoolThreshold) && s.health != Health::Unknown
+    });
+    if !down.is_empty() {
+        alerts.push(Alert::MarkedDownButPooled { service: name.clone(), hosts: down });
+    } else if too_small(service) {
+        alerts.push(Alert::TooSmall { service: name.clone() });
+    }
+
+    let held = hosts(&|s| s.pooled == Pooled::Held(Held::DepoolGuard));
+    let unclaimed = service.unclaimed.iter();
+    let unclaimed: Vec<IpAddr> = unclaimed
+        .filter(|(_, unclaimed)| unclaimed.why == UnclaimedBecause::DepoolGuard)
+        .map(|(&address, _)| address)
+        .collect();
+    if !held.is_empty() || !unclaimed.is_empty() {
+        let (service, hosts, addresses) = (name.clone(), held, unclaimed);
+        alerts.push(Alert::HeldByGuard { service, hosts, addresses });
+    }
+
+    if let Source::Failed(fault) = &service.source {
+        let kept = !service.servers.is_empty();
+        alerts.push(Alert::ListFailed { service: name.clone(), fault: fault.clone(), kept });
+    }
+    for stale in [false, true] {
+        let concerns = |s: &Server| {
+            (s.enabled() || s.pooled.in_ipvs()) && s.address.is_some() == stale
+        };
+        let away = hosts(&|s| concerns(s) && s.unresolved.is_some());
+        let fault = away.first().and_then(|host| service.servers[host].unresolved.clone());
+        if let Some(fault) = fault {
+            let service = name.clone();
+            alerts.push(Alert::Unresolved { service, hosts: away, fault, stale });
+        }
+    }
+    if let Applied::Failed { fault, holds } = &service.applied {
+        let (fault, holds) = (fault.clone(), *holds);
+        alerts.push(Alert::NotApplied { service: name.clone(), fault, holds });
+    }
+    if nothing_pooled(service) {
+        alerts.push(Alert::NothingPooled { service: name.clone() });
+    } else if nothing_weighted(service) {
+        alerts.push(Alert::NothingWeighted { service: name.clone() });
+    }
+}
+
+/// PyBal's rule, in its arithmetic.
+#[expect(clippy::cast_precision_loss, reason = "PyBal compares as floats; pools are small")]
+fn too_small(service: &Service) -> bool {
+    let total = service.size as f64;
+    service.size > 1 && total < total * service.config.depool_threshold.get() + 1.0
+}
+
+/// Whether clients find nobody and no answer is on its way that could change this.
+fn nothing_pooled(service: &Service) -> bool {
+    let resolving = |s: &Server| s.enabled() && s.address.is_none() && s.unresolved.is_none();
+    service.source != Source::Waiting
+        && service.unclaimed.is_empty()
+        && !service.servers.values().any(|s| s.pooled.in_ipvs() || resolving(s))
+}
+
+fn nothing_weighted(service: &Service) -> bool {
+    let destinations = service.destinations.iter().flat_map(|d| d.values());
+    let mut weights = destinations.map(|weight| weight.get()).peekable();
+    weights.peek().is_some() && weights.all(|weight| weight == 0)
+}
+
+impl Alert {
+    pub fn severity(&self) -> Severity {
+        match self {
+            Alert::MarkedDownButPooled { .. }
+            | Alert::NothingPooled { .. }
+            | Alert::NothingWeighted { .. }
+            | Alert::NotApplied { .. }
+            | Alert::AddressMissing { .. }
+            | Alert::ListFailed { kept: false, .. }
+            | Alert::SessionDown { alone: true, .. }
+            // It announces addresses for which the kernel balances nothing.
+            | Alert::MemoryTable => Severity::Critical,
+            Alert::TooSmall { .. }
+            | Alert::HeldByGuard { .. }
+            | Alert::ListFailed { kept: true, .. }
+            | Alert::Unresolved { .. }
+            | Alert::AddressFault { .. }
+            | Alert::SessionDown { alone: false, .. }
+            | Alert::Trouble { .. }
+            | Alert::ReloadRefused { .. }
+            | Alert::DryRun => Severity::Warning,
+        }
+    }
+}
+
+/// One line, as an operator would say it, without a full stop.
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Alert::MarkedDownButPooled { service, hosts } => {
+                write!(f, "{service}: Servers {} are marked down but pooled", List(hosts))
+            }
+            Alert::TooSmall { service } => {
+                write!(f, "Pool {service} is too small to allow depooling")
+            }
+            Alert::NothingPooled { service } => write!(f, "{service}: No server is pooled"),
+            Alert::NothingWeighted { service } => {
+                write!(f, "{service}: All pooled servers have weight 0")
+            }
+            Alert::HeldByGuard { service, hosts, addresses } => {
+                let comma = if hosts.is_empty() || addresses.is_empty() { "" } else { ", " };
+                let (hosts, addresses) = (List(hosts), List(addresses));
+                write!(f, "{service}: Against the server list, depool-guard keeps ")?;
+                write!(f, "{hosts}{comma}{addresses} pooled")
+            }
+            Alert::ListFailed { service, fault, kept } => {
+                let kept = if *kept { ", the last good one stays" } else { "" };
+                write!(f, "{service}: No usable server list{kept}: {}", Line(fault))
+            }
+            Alert::Unresolved { service, hosts, fault, stale } => {
+                let stale = if *stale { ", their last addresses stay" } else { "" };
+                let (hosts, fault) = (List(hosts), Line(fault));
+                write!(f, "{service}: Servers {hosts} do not resolve{stale}: {fault}")
+            }
+            Alert::NotApplied { service, fault, holds } => {
+                let holds = if *holds { "an older state" } else { "nothing" };
+                write!(f, "{service}: IPVS refused and holds {holds}: {}", Line(fault))
+            }
+            Alert::AddressMissing { address, fault } => {
+                write!(f, "{address}: The address is not on this host{}", Because(fault.as_deref()))
+            }
+            Alert::AddressFault { address, fault } => {
+                write!(f, "{address}: The address is not as it should be: {}", Line(fault))
+            }
+            Alert::SessionDown { peer, state, fault, .. } => {
+                let fault = Because(fault.as_deref());
+                write!(f, "{peer}: The BGP session is not established ({state:?}){fault}")
+            }
+            Alert::Trouble { part, fault } => write!(f, "{part}: {}", Line(fault)),
+            Alert::ReloadRefused { mistakes } => {
+                write!(f, "reload: Refused, the old configuration stays: {}", Line(mistakes))
+            }
+            Alert::MemoryTable => {
+                f.write_str("ipvs: A table in memory replaces the kernel's, nothing is balanced")
+            }
+            Alert::DryRun => f.write_str("dry run: Nothing is done, only shown"),
+        }
+    }
+}
+
+struct List<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, item) in self.0.iter().enumerate() {
+            write!(f, "{}{item}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+struct Because<'a>(Option<&'a str>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |fault| write!(f, ": {}", Line(fault)))
+    }
+}
+
+/// A text from elsewhere, on one line, at most [`LONGEST_FAULT`] of it.
+struct Line<'a>(&'a str);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.trim_end().chars();
+        for c in characters.by_ref().take(LONGEST_FAULT) {
+            match c {
+                '\n' => f.write_str(", ")?,
+                c if c.is_control() => f.write_char(' ')?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_str(if characters.next().is_some() { "…" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::event::Session;
+    use crate::service::Weight;
+    use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
+    use crate::snapshot::{Unclaimed, sample};
+
+    use super::*;
+
+    fn check(snapshot: &Snapshot, expected: &[&str]) {
+        let said: Vec<String> =
+            snapshot.alerts().iter().map(|a| format!("{} {a}", a.severity())).collect();
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_healthy_snapshot_has_none() {
+        check(&snapshot([]), &[]);
+        let web = service("web", 0.5, &["a up pooled", "b up pooled", "c disabled"]);
+        check(&snapshot([web]), &[]);
+        // One server alone can never be depooled; PyBal does not mention it.
+        check(&snapshot([service("one", 1.0, &["a up pooled"])]), &[]);
+    }
+
+    #[test]
+    fn pybals_own() {
+        let web = service("web", 0.5, &["b held", "a held", "c up pooled", "d down"]);
+        let api = service("api", 1.0, &["a up pooled", "b up pooled"]);
+        // Already critical: not named for its size too.
+        let dns = service("dns", 1.0, &["a held", "b up pooled"]);
+        check(
+            &snapshot([web, api, dns]),
+            &[
+                "critical dns: Servers a are marked down but pooled",
+                "critical web: Servers a, b are marked down but pooled",
+                "warning Pool api is too small to allow depooling",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_server_not_checked_yet_is_not_marked_down() {
+        check(&snapshot([service("web", 0.5, &["a unknown held", "b unknown held", "c"])]), &[]);
+    }
+
+    #[test]
+    fn nothing_pooled() {
+        let gone = service("web", 0.0, &["a down", "b down", "c disabled"]);
+        check(&snapshot([gone.clone()]), &["critical web: No server is pooled"]);
+        let no_weight = edit(gone.clone(), |s| {
+            let servers = Arc::make_mut(&mut s.servers);
+            servers.extend([server("d up pooled")]);
+            let zero = Weight::new(0).unwrap();
+            s.destinations = Some(Arc::new([("10.0.0.4".parse().unwrap(), zero)].into()));
+        });
+        check(&snapshot([no_weight]), &["critical web: All pooled servers have weight 0"]);
+        let waiting = edit(gone.clone(), |s| s.source = Source::Waiting);
+        check(&snapshot([waiting]), &[]);
+        let resolving = edit(gone, |s| {
+            let servers = Arc::make_mut(&mut s.servers);
+            servers.values_mut().next().unwrap().address = None;
+        });
+        check(&snapshot([resolving]), &[]);
+    }
+
+    #[test]
+    fn lists_and_names() {
+        let web = service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+        let web = edit(web, |s| {
+            s.source = Source::Failed("text.json: is\nempty".into());
+            let servers = Arc::make_mut(&mut s.servers);
+            servers.get_mut("b").unwrap().unresolved = Some("no such name".into());
+            servers.extend([server("d"), server("e disabled")]);
+            for host in ["d", "e"] {
+                let server = servers.get_mut(host).unwrap();
+                (server.address, server.unresolved) = (None, Some("timed out".into()));
+            }
+        });
+        let new = service("new", 0.5, &[]);
+        let new = edit(new, |s| s.source = Source::Failed("gone".into()));
+        check(
+            &snapshot([web, new]),
+            &[
+                "critical new: No server is pooled",
+                "critical new: No usable server list: gone",
+                "warning web: No usable server list, the last good one stays: text.json: is, empty",
+                "warning web: Servers b do not resolve, their last addresses stay: no such name",
+                "warning web: Servers d do not resolve: timed out",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_guard() {
+        let web = service("web", 0.5, &["a up pooled", "b disabled guarded", "c gone guarded"]);
+        let weight = Weight::DEFAULT;
+        let web = edit(web, |s| {
+            let unclaimed = [
+                ("10.9.9.9", UnclaimedBecause::DepoolGuard),
+                ("10.9.9.8", UnclaimedBecause::NamesUnresolved),
+            ];
+            let unclaimed =
+                unclaimed.map(|(a, why)| (a.parse().unwrap(), Unclaimed { weight, why }));
+            s.unclaimed = Arc::new(unclaimed.into());
+        });
+        let said = "warning web: Against the server list, depool-guard keeps b, c, 10.9.9.9 pooled";
+        check(&snapshot([web]), &[said]);
+    }
+
+    #[test]
+    fn the_world_around() {
+        let web = service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+        let web = edit(web, |s| {
+            s.applied = Applied::Failed { fault: "out of memory".into(), holds: true };
+        });
+        let mut s = snapshot([web]);
+        s.vips.extend([vip("192.0.2.1", true, None), vip("192.0.2.2", false, Some("denied"))]);
+        s.vips.extend([vip("192.0.2.3", false, None), vip("192.0.2.4", true, Some("no label"))]);
+        s.troubles = Arc::new([("state", "disk full".to_owned())].into());
+        s.reload_refused = Some("line 3: bad\nline 4: worse\n".into());
+        check(
+            &s,
+            &[
+                "critical web: IPVS refused and holds an older state: out of memory",
+                "critical 192.0.2.2: The address is not on this host: denied",
+                "critical 192.0.2.3: The address is not on this host",
+                "warning 192.0.2.4: The address is not as it should be: no label",
+                "warning state: disk full",
+                "warning reload: Refused, the old configuration stays: line 3: bad, line 4: worse",
+            ],
+        );
+    }
+
+    #[test]
+    fn sessions() {
+        let mut s = snapshot([]);
+        s.config = bgp(&["10.0.0.1", "10.0.0.2"]);
+        let session = |state, fault: Option<&str>| Session { state, fault: fault.map(Into::into) };
+        let mut peers = BTreeMap::new();
+        peers.insert(sample::ip("10.0.0.1"), session(SessionState::Active, Some("refused")));
+        s.peers = Arc::new(peers.clone());
+        check(
+            &s,
+            &[
+                "critical 10.0.0.1: The BGP session is not established (Active): refused",
+                "critical 10.0.0.2: The BGP session is not established (Idle)",
+            ],
+        );
+        peers.insert(sample::ip("10.0.0.2"), session(SessionState::Established, None));
+        s.peers = Arc::new(peers);
+        let one = "warning 10.0.0.1: The BGP session is not established (Active): refused";
+        check(&s, &[one]);
+        s.stopping = true;
+        check(&s, &[]);
+        s.stopping = false;
+        s.mode = Mode::DryRun;
+        check(&s, &["warning dry run: Nothing is done, only shown"]);
+        s.mode = Mode::MemoryTable;
+        let loud = "critical ipvs: A table in memory replaces the kernel's, nothing is balanced";
+        check(&s, &[loud, one]);
+    }
+
+    #[test]
+    fn a_fault_is_one_line_of_bounded_length() {
+        let long = Line(&"x".repeat(5000)).to_string();
+        assert_eq!(long.chars().count(), LONGEST_FAULT + 1);
+        assert_eq!(Line("a\r\n\u{1b}[31mb\n").to_string(), "a ,  [31mb");
+    }
+}
