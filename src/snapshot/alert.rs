@@ -11,7 +11,6 @@ use crate::event::SessionState;
 use crate::service::{Host, ServiceName};
 use crate::snapshot::{
     Applied, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
-    UnclaimedBecause,
 };
 
 /// A fault's text is shown up to here; a broken file can make one as long as it likes.
@@ -53,7 +52,9 @@ pub enum Alert {
     /// All that is in the pool has weight 0, so IPVS gives it no new connection.
     NothingWeighted { service: ServiceName },
     /// In the pool against the server list's will.
-    HeldByGuard { service: ServiceName, hosts: Vec<Host>, addresses: Vec<IpAddr> },
+    HeldByGuard { service: ServiceName, hosts: Vec<Host> },
+    /// In the pool because the kernel had them when we came, and some listed name has no address yet.
+    Unidentified { service: ServiceName, hosts: Vec<Host> },
     /// The server list is broken, empty or away. `kept`: an older one is in force.
     ListFailed { service: ServiceName, fault: Arc<str>, kept: bool },
     /// Enabled servers whose names do not resolve. `stale`: an address known before is in use.
@@ -144,15 +145,14 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::TooSmall { service: name.clone() });
     }
 
-    let held = hosts(&|s| s.pooled == Pooled::Held(Held::DepoolGuard));
-    let unclaimed = service.unclaimed.iter();
-    let unclaimed: Vec<IpAddr> = unclaimed
-        .filter(|(_, unclaimed)| unclaimed.why == UnclaimedBecause::DepoolGuard)
-        .map(|(&address, _)| address)
-        .collect();
-    if !held.is_empty() || !unclaimed.is_empty() {
-        let (service, hosts, addresses) = (name.clone(), held, unclaimed);
-        alerts.push(Alert::HeldByGuard { service, hosts, addresses });
+    let held = |why| hosts(&|s| s.pooled == Pooled::Held(why));
+    let guarded = held(Held::DepoolGuard);
+    if !guarded.is_empty() {
+        alerts.push(Alert::HeldByGuard { service: name.clone(), hosts: guarded });
+    }
+    let unidentified = held(Held::NamesUnresolved);
+    if !unidentified.is_empty() {
+        alerts.push(Alert::Unidentified { service: name.clone(), hosts: unidentified });
     }
 
     if let Source::Failed(fault) = &service.source {
@@ -192,7 +192,6 @@ fn too_small(service: &Service) -> bool {
 fn nothing_pooled(service: &Service) -> bool {
     let resolving = |s: &Server| s.enabled() && s.address.is_none() && s.unresolved.is_none();
     service.source != Source::Waiting
-        && service.unclaimed.is_empty()
         && !service.servers.values().any(|s| s.pooled.in_ipvs() || resolving(s))
 }
 
@@ -216,6 +215,7 @@ impl Alert {
             | Alert::MemoryTable => Severity::Critical,
             Alert::TooSmall { .. }
             | Alert::HeldByGuard { .. }
+            | Alert::Unidentified { .. }
             | Alert::ListFailed { kept: true, .. }
             | Alert::Unresolved { .. }
             | Alert::AddressFault { .. }
@@ -241,11 +241,12 @@ impl fmt::Display for Alert {
             Alert::NothingWeighted { service } => {
                 write!(f, "{service}: All pooled servers have weight 0")
             }
-            Alert::HeldByGuard { service, hosts, addresses } => {
-                let comma = if hosts.is_empty() || addresses.is_empty() { "" } else { ", " };
-                let (hosts, addresses) = (List(hosts), List(addresses));
-                write!(f, "{service}: Against the server list, depool-guard keeps ")?;
-                write!(f, "{hosts}{comma}{addresses} pooled")
+            Alert::HeldByGuard { service, hosts } => {
+                write!(f, "{service}: Against the server list, depool-guard keeps {} pooled", List(hosts))
+            }
+            Alert::Unidentified { service, hosts } => {
+                let hosts = List(hosts);
+                write!(f, "{service}: IPVS had {hosts}, kept until every listed name has an address")
             }
             Alert::ListFailed { service, fault, kept } => {
                 let kept = if *kept { ", the last good one stays" } else { "" };
@@ -323,9 +324,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::event::Session;
-    use crate::service::Weight;
     use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
-    use crate::snapshot::{Unclaimed, sample};
+    use crate::snapshot::sample;
 
     use super::*;
 
@@ -415,18 +415,18 @@ mod tests {
     #[test]
     fn the_guard() {
         let web = service("web", 0.5, &["a up pooled", "b disabled guarded", "c gone guarded"]);
-        let weight = Weight::DEFAULT;
         let web = edit(web, |s| {
-            let unclaimed = [
-                ("10.9.9.9", UnclaimedBecause::DepoolGuard),
-                ("10.9.9.8", UnclaimedBecause::NamesUnresolved),
-            ];
-            let unclaimed =
-                unclaimed.map(|(a, why)| (a.parse().unwrap(), Unclaimed { weight, why }));
-            s.unclaimed = Arc::new(unclaimed.into());
+            let mut stranger = s.servers["c"].clone();
+            stranger.pooled = Pooled::Held(Held::NamesUnresolved);
+            Arc::make_mut(&mut s.servers).insert("10.9.9.8".parse().unwrap(), stranger);
         });
-        let said = "warning web: Against the server list, depool-guard keeps b, c, 10.9.9.9 pooled";
-        check(&snapshot([web]), &[said]);
+        check(
+            &snapshot([web]),
+            &[
+                "warning web: Against the server list, depool-guard keeps b, c pooled",
+                "warning web: IPVS had 10.9.9.8, kept until every listed name has an address",
+            ],
+        );
     }
 
     #[test]

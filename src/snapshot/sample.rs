@@ -56,7 +56,6 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         config: Arc::new(config),
         size: all.values().filter(|s| s.listed.is_some()).count(),
         servers: Arc::new(all),
-        unclaimed: Arc::default(),
         destinations: Some(Arc::new(destinations)),
         applied: Applied::Yes,
         checks: Arc::default(),
