@@ -27,3 +27,5 @@ pub mod monitor;
 // pub mod resolver;
 pub mod resolver;
 pub mod bgp;
+// Edges: each owns its sockets and its retries; none knows another.
+pub mod source;
