@@ -43,7 +43,12 @@ impl Running {
         let (sender, events) = mpsc::channel(16);
         let mut task = JoinSet::new();
         task.spawn(plimsoll::source::run(receiver, sender));
-        Running { directory, snapshots, events, _task: task }
+        Running {
+            directory,
+            snapshots,
+            events,
+            _task: task,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -52,7 +57,9 @@ impl Running {
 
     async fn next(&mut self, within: Duration) -> Event {
         let event = timeout(within, self.events.recv()).await;
-        event.expect("nothing came in time").expect("the source ended")
+        event
+            .expect("nothing came in time")
+            .expect("the source ended")
     }
 
     /// The next event is a list: the hosts of it.
@@ -65,19 +72,33 @@ impl Running {
     /// The next event is a list: whose, and the hosts of it.
     async fn list_of(&mut self) -> (String, String) {
         let event = self.next(SOON).await;
-        let Event::List { service, from: Servers::File(from), list } = event else {
+        let Event::List {
+            service,
+            from: Servers::File(from),
+            list,
+        } = event
+        else {
             panic!("{event:?}")
         };
-        assert!(from.starts_with(self.directory.path()), "{}", from.display());
+        assert!(
+            from.starts_with(self.directory.path()),
+            "{}",
+            from.display()
+        );
         (service.to_string(), hosts(&list))
     }
 
     /// The next event is a fault: its text without the directory.
     async fn fault(&mut self) -> String {
         let event = self.next(SOON).await;
-        let Event::SourceFailed { fault, .. } = event else { panic!("{event:?}") };
+        let Event::SourceFailed { fault, .. } = event else {
+            panic!("{event:?}")
+        };
         let prefix = format!("{}/", self.directory.path().display());
-        fault.strip_prefix(&prefix).expect("no path in the fault").to_owned()
+        fault
+            .strip_prefix(&prefix)
+            .expect("no path in the fault")
+            .to_owned()
     }
 
     fn publish(&self, snapshot: Snapshot) {
@@ -100,7 +121,10 @@ fn hosts(list: &ServerList) -> String {
 }
 
 fn text(hosts: &[&str]) -> String {
-    let servers: Vec<String> = hosts.iter().map(|host| format!(r#""{host}": {{}}"#)).collect();
+    let servers: Vec<String> = hosts
+        .iter()
+        .map(|host| format!(r#""{host}": {{}}"#))
+        .collect();
     format!("{{{}}}", servers.join(", "))
 }
 
@@ -111,7 +135,9 @@ fn replace(path: &Path, content: &str) {
 }
 
 fn start_with_a() -> Running {
-    Running::start("web.json", |d| fs::write(d.join("web.json"), text(&["a"])).unwrap())
+    Running::start("web.json", |d| {
+        fs::write(d.join("web.json"), text(&["a"])).unwrap()
+    })
 }
 
 #[tokio::test]
@@ -122,12 +148,17 @@ async fn written_in_place() {
     // Open and truncated for far longer than the grace; nobody minds until it is closed.
     let mut file = File::create(running.path("web.json")).unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
-    file.write_all(br#"{"a": {"weight": 5}, "b": {"enabled": false}}"#).unwrap();
+    file.write_all(br#"{"a": {"weight": 5}, "b": {"enabled": false}}"#)
+        .unwrap();
     drop(file);
     assert_eq!(running.list().await, "a*5 !b*10");
 
     // The same again is no news; the next change is.
-    fs::write(running.path("web.json"), r#"{"b": {"enabled":false}, "a": {"weight":5}}"#).unwrap();
+    fs::write(
+        running.path("web.json"),
+        r#"{"b": {"enabled":false}, "a": {"weight":5}}"#,
+    )
+    .unwrap();
     fs::write(running.path("web.json"), text(&["c"])).unwrap();
     assert_eq!(running.list().await, "c*10");
 }
@@ -147,7 +178,10 @@ async fn replaced_by_rename_is_seen_at_once() {
         times.push(start.elapsed());
     }
     times.sort();
-    println!("rename to event: median {:?}, worst {:?}", times[10], times[19]);
+    println!(
+        "rename to event: median {:?}, worst {:?}",
+        times[10], times[19]
+    );
     // A millisecond on an idle machine; a debounce or a poll would show even on a busy one.
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
 }
@@ -160,7 +194,12 @@ async fn a_broken_file_is_a_fault_until_it_is_mended() {
     let path = running.path("web.json");
     fs::write(&path, "{\"a\": {},\n \"b\": {\"weight\": -1}}").unwrap();
     let fault = running.fault().await;
-    for part in ["web.json: server b: ", "`-1`", "an integer from 0 to", "line 2 column"] {
+    for part in [
+        "web.json: server b: ",
+        "`-1`",
+        "an integer from 0 to",
+        "line 2 column",
+    ] {
         assert!(fault.contains(part), "{fault}");
     }
     // The same list as before the fault is sent again, so that the core sees the fault gone.
@@ -172,10 +211,18 @@ async fn a_broken_file_is_a_fault_until_it_is_mended() {
     assert!(running.fault().await.contains("is empty"));
     replace(&path, "{}");
     assert!(running.fault().await.contains("names no server"));
-    replace(&path, &format!(r#"{{"a": {{"{}": 1}}}}"#, "x\u{7f}".repeat(100_000)));
+    replace(
+        &path,
+        &format!(r#"{{"a": {{"{}": 1}}}}"#, "x\u{7f}".repeat(100_000)),
+    );
     assert!(running.fault().await.len() < 5000);
     fs::remove_file(&path).unwrap();
-    assert!(running.fault().await.contains("cannot be read: No such file"));
+    assert!(
+        running
+            .fault()
+            .await
+            .contains("cannot be read: No such file")
+    );
     replace(&path, &text(&["b"]));
     assert_eq!(running.list().await, "b*10");
 }
@@ -197,7 +244,11 @@ async fn closed_is_told_at_once_and_gone_after_a_grace() {
     let start = Instant::now();
     fs::remove_file(&path).unwrap();
     running.fault().await;
-    assert!(start.elapsed() >= Duration::from_millis(249), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(249),
+        "{:?}",
+        start.elapsed()
+    );
 
     // Removed and made again within the grace: only the new list is heard of.
     replace(&path, &text(&["a"]));
@@ -211,7 +262,12 @@ async fn closed_is_told_at_once_and_gone_after_a_grace() {
 #[tokio::test]
 async fn file_and_directories_appear_late_and_go() {
     let mut running = Running::start("x/y/web.json", |_| {});
-    assert!(running.fault().await.contains("x/y/web.json: cannot be read: No such file"));
+    assert!(
+        running
+            .fault()
+            .await
+            .contains("x/y/web.json: cannot be read: No such file")
+    );
     fs::create_dir_all(running.path("x/y")).unwrap();
     fs::write(running.path("x/y/web.json"), text(&["a"])).unwrap();
     assert_eq!(running.list().await, "a*10");
@@ -272,7 +328,11 @@ async fn kubernetes_mounts() {
         symlink("..data/web.json", d.join("web.json")).unwrap();
     });
     assert_eq!(running.list().await, "a*10");
-    for (old, new, host) in [("..1", "..2", "b"), ("..2", "..3", "c"), ("..3", "..1", "d")] {
+    for (old, new, host) in [
+        ("..1", "..2", "b"),
+        ("..2", "..3", "c"),
+        ("..3", "..1", "d"),
+    ] {
         volume(running.directory.path(), new, &[host]);
         fs::remove_dir_all(running.path(old)).unwrap();
         assert_eq!(running.list().await, format!("{host}*10"));
@@ -282,7 +342,10 @@ async fn kubernetes_mounts() {
 #[tokio::test]
 async fn what_is_not_a_file_is_a_fault_and_blocks_nobody() {
     let mut running = Running::start("web.json", |d| {
-        let made = Command::new("mkfifo").arg(d.join("web.json")).status().unwrap();
+        let made = Command::new("mkfifo")
+            .arg(d.join("web.json"))
+            .status()
+            .unwrap();
         assert!(made.success());
     });
     assert_eq!(running.fault().await, "web.json: is not a regular file");
@@ -370,7 +433,9 @@ async fn what_inotify_does_not_tell_the_poll_finds() {
     // The directory of the other name is told of it, ours is not; and the length stays the same.
     fs::write(running.path("out/web.json"), text(&["b"])).unwrap();
     let event = running.next(Duration::from_secs(12)).await;
-    let Event::List { list, .. } = event else { panic!("{event:?}") };
+    let Event::List { list, .. } = event else {
+        panic!("{event:?}")
+    };
     assert_eq!(hosts(&list), "b*10");
 }
 
@@ -389,7 +454,10 @@ fn without_watches_it_polls() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+            "{output:?}"
+        );
         return;
     }
     tokio::runtime::Runtime::new().unwrap().block_on(async {

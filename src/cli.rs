@@ -44,15 +44,24 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/plimsoll/plimsoll.toml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/plimsoll/plimsoll.toml"
+    )]
     config: PathBuf,
 }
 
 /// Does what the arguments say, the program's name among them, and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(arguments) {
-        Ok(Cli { command: Command::Run(run) }) => run.main(),
-        Ok(Cli { command: Command::Check(file) }) => check::main(&file.config),
+        Ok(Cli {
+            command: Command::Run(run),
+        }) => run.main(),
+        Ok(Cli {
+            command: Command::Check(file),
+        }) => check::main(&file.config),
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.
             let _ = refused.print();

@@ -42,6 +42,3 @@ pub async fn run(
         snapshots.send_replace(balancer.snapshot(now));
     }
 }
-
-
-

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -34,11 +35,14 @@ pub enum Ended {
     #[error("{0}")]
     Config(Mistakes),
     #[error("cannot use the kernel's IPVS: {0}")]
-    Ipvs(#[source] ipvs::ConnectError),
+    Ipvs(#[source] ipvs::Unavailable),
     #[error("cannot serve the API: {0}")]
     Api(#[source] api::BindError),
     #[error("cannot use the state directory {path}: {cause}; see [daemon] state-directory")]
-    StateDirectory { path: PathBuf, cause: std::io::Error },
+    StateDirectory {
+        path: PathBuf,
+        cause: std::io::Error,
+    },
     #[error("another plimsoll runs with the state directory {0}")]
     Running(PathBuf),
     #[error("cannot receive signals: {0}")]
@@ -51,12 +55,19 @@ impl Ended {
     pub fn exit_code(&self) -> u8 {
         match self {
             Ended::Config(_) => exit::CONFIG,
-            Ended::Ipvs(cause) if cause.is_permission() => exit::NO_PERMISSION,
-            Ended::Ipvs(_) => exit::UNAVAILABLE,
-            Ended::StateDirectory { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            Ended::Ipvs(cause) if matches!(cause, ipvs::Unavailable::NotPermitted) => {
                 exit::NO_PERMISSION
             }
-            Ended::Api(_) | Ended::StateDirectory { .. } | Ended::Running(_) | Ended::Signals(_) => exit::OS_ERROR,
+            Ended::Ipvs(_) => exit::UNAVAILABLE,
+            Ended::StateDirectory { cause, .. }
+                if cause.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                exit::NO_PERMISSION
+            }
+            Ended::Api(_)
+            | Ended::StateDirectory { .. }
+            | Ended::Running(_)
+            | Ended::Signals(_) => exit::OS_ERROR,
             Ended::Part(_) => exit::SOFTWARE,
         }
     }
@@ -74,10 +85,11 @@ pub async fn run(options: Options) -> Result<(), Ended> {
     };
     let table = match options.mode {
         Mode::Real => ipvs::Table::Kernel(ipvs::Kernel::connect().await.map_err(Ended::Ipvs)?),
-        Mode::MemoryTable | Mode::DryRun => ipvs::Table::memory(),
+        Mode::MemoryTable | Mode::DryRun => ipvs::Table::Memory(ipvs::Memory::default()),
     };
     let listeners = api::bind(&config.api.listen).await.map_err(Ended::Api)?;
     warn_of_mode(options.mode);
+    raise_file_limit();
     let mut daemon = Daemon::start(&options, config, table, listeners);
     loop {
         tokio::select! {
@@ -122,19 +134,28 @@ impl Daemon {
             });
         };
         let (seen, tell) = (|| snapshots.clone(), || events.clone());
-        let owned = config.daemon.state_directory.clone();
+        // A table in memory is gone with the process; so is what in it is ours.
+        let owned = (options.mode == Mode::Real).then(|| config.daemon.state_directory.clone());
         start("control", Box::pin(control::run(balancer, inbox, publish)));
         start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
         start("source", Box::pin(source::run(seen(), tell())));
-        start("resolver", Box::pin(resolver::run(resolver::Files::default(), seen(), tell())));
+        start(
+            "resolver",
+            Box::pin(resolver::run(resolver::Files::default(), seen(), tell())),
+        );
         start("monitor", Box::pin(monitor::run(seen(), tell())));
         start("api", Box::pin(api::run(listeners, seen())));
         if options.mode != Mode::DryRun {
-            start("address", Box::pin(address::run(seen(), tell())));
+            start("address", Box::pin(address::run(true, seen(), tell())));
             start("bgp", Box::pin(bgp::run(seen(), tell())));
         }
         info!(config = %options.config.display(), services = config.services.len(), "started");
-        Daemon { config, events, snapshots, parts }
+        Daemon {
+            config,
+            events,
+            snapshots,
+            parts,
+        }
     }
 
     /// SIGHUP: the new configuration is taken whole or refused whole.
@@ -155,7 +176,9 @@ impl Daemon {
                 warn!(config = %path.display(), "reload refused; the configuration in force stays");
                 Event::ReloadRefused(mistakes.to_string())
             }
-            Err(cause) => Event::ReloadRefused(format!("reading {} broke off: {cause}", path.display())),
+            Err(cause) => {
+                Event::ReloadRefused(format!("reading {} broke off: {cause}", path.display()))
+            }
         };
         // The control loop ends only with the daemon.
         let _ = self.events.send(event).await;
@@ -171,8 +194,15 @@ impl Daemon {
         if old.daemon.state_directory != new.daemon.state_directory {
             fault.push("[daemon] state-directory");
         }
-        let fault = (!fault.is_empty()).then(|| format!("{} takes effect at the next start", fault.join(", ")));
-        let _ = self.events.send(Event::Trouble { part: "reload", fault }).await;
+        let fault = (!fault.is_empty())
+            .then(|| format!("{} takes effect at the next start", fault.join(", ")));
+        let _ = self
+            .events
+            .send(Event::Trouble {
+                part: "reload",
+                fault,
+            })
+            .await;
     }
 
     /// Withdraws, and waits until every peer has been told and its session is closed, but not for long.
@@ -180,9 +210,16 @@ impl Daemon {
         info!("stopping: withdrawing");
         let _ = self.events.send(Event::Stop).await;
         let closed = |snapshot: &Arc<Snapshot>| {
-            snapshot.stopping && snapshot.peers.values().all(|peer| peer.state == SessionState::Idle)
+            snapshot.stopping
+                && snapshot
+                    .peers
+                    .values()
+                    .all(|peer| peer.state == SessionState::Idle)
         };
-        if timeout(FAREWELL, self.snapshots.wait_for(closed)).await.is_err() {
+        if timeout(FAREWELL, self.snapshots.wait_for(closed))
+            .await
+            .is_err()
+        {
             warn!("a peer did not close its session in time");
         }
     }
@@ -206,7 +243,10 @@ impl Signals {
 
 /// One daemon a state directory: two would undo each other's work. Held until the file is closed.
 fn lock(state: &Path) -> Result<File, Ended> {
-    let failed = |cause| Ended::StateDirectory { path: state.to_owned(), cause };
+    let failed = |cause| Ended::StateDirectory {
+        path: state.to_owned(),
+        cause,
+    };
     std::fs::create_dir_all(state).map_err(failed)?;
     let file = File::create(state.join("lock")).map_err(failed)?;
     match file.try_lock() {
@@ -216,11 +256,24 @@ fn lock(state: &Path) -> Result<File, Ended> {
     }
 }
 
+/// Each idle connection holds a descriptor, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(cause) = raised {
+        warn!(error = %cause, "cannot raise the limit of open files");
+    }
+}
+
 fn warn_of_mode(mode: Mode) {
     match mode {
         Mode::Real => {}
-        Mode::MemoryTable => warn!("IPVS in memory: NO TRAFFIC IS BALANCED by this host, yet it announces"),
-        Mode::DryRun => warn!("dry run: nothing is balanced, no address is set, nothing is announced"),
+        Mode::MemoryTable => {
+            warn!("IPVS in memory: NO TRAFFIC IS BALANCED by this host, yet it announces")
+        }
+        Mode::DryRun => {
+            warn!("dry run: nothing is balanced, no address is set, nothing is announced")
+        }
     }
 }
 

@@ -9,6 +9,14 @@
 //!    │                    └────────── watch: Arc<Snapshot> ──▲        │
 //!    └──────────────── Event: applied, session state ─────────────────┘
 //! ```
+//!
+//! One loop decides. Sources and monitors send it [`event::Event`]s; it asks a pure core what should now be
+//! true; the answer, one immutable [`snapshot::Snapshot`], goes out on a watch channel; sinks make the world
+//! equal to it and report what they applied as events.
+//!
+//! Who may import whom, held by a test (`integration/tidy.rs`): words import words; decisions import words;
+//! edges import words, `backoff` and their own children, never each other or a decision; `control` imports
+//! words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this order:
 
 // Words: plain data, no logic that waits or decides.
 pub mod config;
@@ -16,16 +24,21 @@ pub mod event;
 pub mod service;
 pub mod snapshot;
 
-// Decisions: no async, no clock, no I/O.
+// Decisions: no async, no clock, no I/O; `now` is an argument.
 pub mod balancer;
 mod pool;
+
 // Edges: each owns its sockets and its retries; none knows another.
-pub mod ipvs;
-// Edges: each owns its sockets and its retries; none knows another.
+pub mod address;
+pub mod api;
 pub mod backoff;
-pub mod monitor;
-// pub mod resolver;
-pub mod resolver;
 pub mod bgp;
-// Edges: each owns its sockets and its retries; none knows another.
+pub mod ipvs;
+pub mod monitor;
+pub mod resolver;
 pub mod source;
+
+// Wiring: imports anything; nothing imports it.
+pub mod cli;
+pub mod control;
+pub mod daemon;

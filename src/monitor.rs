@@ -93,7 +93,10 @@ impl Checks {
         for change in before.diff(&self.followed) {
             let (old, now) = match change {
                 DiffItem::Add(_, now) => (None, Some(now)),
-                DiffItem::Update { old: (_, old), new: (_, now) } => (Some(old), Some(now)),
+                DiffItem::Update {
+                    old: (_, old),
+                    new: (_, now),
+                } => (Some(old), Some(now)),
                 DiffItem::Remove(_, old) => (Some(old), None),
             };
             let (old, now) = (old.map(|s| &s.checks), now.map(|s| &s.checks));
@@ -131,7 +134,9 @@ impl Checks {
                 trouble: self.trouble.clone(),
                 up: None,
             };
-            let task = self.tasks.spawn(keep_checking(check, delay, self.tls.clone(), report));
+            let task = self
+                .tasks
+                .spawn(keep_checking(check, delay, self.tls.clone(), report));
             self.running.insert(id, task);
             delay += gap;
         }
@@ -144,7 +149,10 @@ fn gap(new: &[(CheckId, Arc<Check>)]) -> Duration {
         Monitor::IdleConnection(_) => SPREAD,
         Monitor::ProxyFetch(options) => options.interval,
     };
-    let spread = new.iter().map(|(_, check)| first_interval(check)).fold(SPREAD, Duration::min);
+    let spread = new
+        .iter()
+        .map(|(_, check)| first_interval(check))
+        .fold(SPREAD, Duration::min);
     let count = u32::try_from(new.len()).unwrap_or(u32::MAX).max(1);
     GAP.min(spread / count)
 }
@@ -226,7 +234,11 @@ impl Report {
     async fn send(&mut self, up: bool, verdict: Verdict) {
         self.up = Some(up);
         let service = self.check.service.clone();
-        let checked = Event::Checked { service, check: self.id, verdict };
+        let checked = Event::Checked {
+            service,
+            check: self.id,
+            verdict,
+        };
         // If nobody listens any more, the daemon is stopping and so are we.
         let _ = self.events.send(checked).await;
     }

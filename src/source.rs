@@ -31,7 +31,10 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
     let listen = files.listen(inotify);
     tokio::pin!(listen);
 
-    let mut watchers = Watchers { files: &files, running: BTreeMap::new() };
+    let mut watchers = Watchers {
+        files: &files,
+        running: BTreeMap::new(),
+    };
     let mut before = OrdMap::new();
     loop {
         let now = snapshots.borrow_and_update().services.clone();
@@ -56,7 +59,10 @@ impl Watchers<'_> {
     fn follow(&mut self, difference: DiffItem<'_, '_, ServiceName, Arc<Service>>) {
         match difference {
             DiffItem::Add(name, service) => self.start(name, service),
-            DiffItem::Update { old: (_, old), new: (name, new) } if starts_anew(old, new) => {
+            DiffItem::Update {
+                old: (_, old),
+                new: (name, new),
+            } if starts_anew(old, new) => {
                 self.start(name, new);
             }
             DiffItem::Update { .. } => {}

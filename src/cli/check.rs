@@ -3,12 +3,15 @@
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::ExitCode;
+
+use super::exit;
 
 use crate::config::{Bgp, Config, Mistakes, Servers, Service};
 
 /// Why there is no summary.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {
+pub(super) enum CheckError {
     /// The configuration is wrong; the mistakes, one a line. Exit code 78.
     #[error(transparent)]
     Mistakes(Mistakes),
@@ -17,32 +20,76 @@ pub enum CheckError {
     Write(#[source] io::Error),
 }
 
+/// Prints the summary to standard output or the mistakes to standard error.
+#[expect(
+    clippy::print_stderr,
+    reason = "what a command says goes to its standard error"
+)]
+pub(super) fn main(path: &Path) -> ExitCode {
+    match check(path, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CheckError::Mistakes(mistakes)) => {
+            eprintln!("{mistakes}");
+            ExitCode::from(exit::CONFIG)
+        }
+        Err(CheckError::Write(cause)) => {
+            eprintln!("cannot write the summary: {cause}");
+            ExitCode::from(exit::OS_ERROR)
+        }
+    }
+}
+
 /// Writes a few lines on what the configuration holds, services by name.
-pub fn check(path: &Path, out: &mut impl Write) -> Result<(), CheckError> {
+pub(super) fn check(path: &Path, out: &mut impl Write) -> Result<(), CheckError> {
     let config = Config::read(path).map_err(CheckError::Mistakes)?;
     summary(&config, path, out).map_err(CheckError::Write)
 }
 
 fn summary(config: &Config, path: &Path, out: &mut impl Write) -> io::Result<()> {
     let services = counted(config.services.len(), "service");
-    let peers = counted(config.bgp.as_ref().map_or(0, |bgp| bgp.peers.len()), "BGP peer");
+    let peers = counted(
+        config.bgp.as_ref().map_or(0, |bgp| bgp.peers.len()),
+        "BGP peer",
+    );
     writeln!(out, "{}: good: {services}, {peers}", path.display())?;
     for service in config.services.values() {
-        writeln!(out, "service {}: {}", service.name, Summary(service, config.bgp.as_ref()))?;
+        writeln!(
+            out,
+            "service {}: {}",
+            service.name,
+            Summary(service, config.bgp.as_ref())
+        )?;
     }
     match &config.bgp {
         None => writeln!(out, "bgp: none, nothing is announced")?,
         Some(bgp) => peers_of(bgp, out)?,
     }
-    let listen: Vec<_> = config.api.listen.iter().map(|address| address.to_string()).collect();
-    writeln!(out, "api: {}", if listen.is_empty() { "none".to_owned() } else { listen.join(", ") })?;
+    let listen: Vec<_> = config
+        .api
+        .listen
+        .iter()
+        .map(|address| address.to_string())
+        .collect();
+    writeln!(
+        out,
+        "api: {}",
+        if listen.is_empty() {
+            "none".to_owned()
+        } else {
+            listen.join(", ")
+        }
+    )?;
     out.flush()
 }
 
 fn peers_of(bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "bgp: AS {}, router id {}", bgp.local_as, bgp.router_id)?;
     for peer in bgp.peers.values() {
-        writeln!(out, "peer {}: AS {}, port {}", peer.address, peer.peer_as, peer.port)?;
+        writeln!(
+            out,
+            "peer {}: AS {}, port {}",
+            peer.address, peer.peer_as, peer.port
+        )?;
     }
     Ok(())
 }
@@ -70,7 +117,11 @@ impl Display for Summary<'_> {
         }
         match bgp {
             Some(bgp) if service.announce.announce => {
-                write!(f, ", announced with MED {}", service.announce.med.unwrap_or(bgp.med))
+                write!(
+                    f,
+                    ", announced with MED {}",
+                    service.announce.med.unwrap_or(bgp.med)
+                )
             }
             Some(_) | None => f.write_str(", not announced"),
         }
@@ -102,7 +153,10 @@ bgp: AS 64600, router id 10.64.0.11
 peer 10.64.0.1: AS 14907, port 179
 api: 127.0.0.1:9090, [::1]:9090
 ";
-        assert_eq!(said(&path).unwrap(), format!("{}: {expected}", path.display()));
+        assert_eq!(
+            said(&path).unwrap(),
+            format!("{}: {expected}", path.display())
+        );
     }
 
     #[test]
@@ -114,7 +168,10 @@ api: 127.0.0.1:9090, [::1]:9090
             panic!("no mistakes");
         };
         assert_eq!(mistakes.count(), 5);
-        assert!(matches!(said(&directory.path().join("none")), Err(CheckError::Mistakes(_))));
+        assert!(matches!(
+            said(&directory.path().join("none")),
+            Err(CheckError::Mistakes(_))
+        ));
     }
 
     #[test]

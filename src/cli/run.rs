@@ -37,8 +37,14 @@ impl Run {
             (false, Ipvs::Kernel) => Mode::Real,
             (false, Ipvs::Memory) => Mode::MemoryTable,
         };
-        let options = Options { config: self.file.config, mode };
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        let options = Options {
+            config: self.file.config,
+            mode,
+        };
+        let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(cause) => {
                 error!(error = %cause, "cannot start the runtime");

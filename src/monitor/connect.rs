@@ -38,7 +38,9 @@ pub(super) async fn connect(
     // A port of our own host where nobody listens can connect to itself, if the kernel picks that very port
     // for our side (RFC 9293 section 3.5, simultaneous open).
     if stream.local_addr().map_err(sort)? == target {
-        return Err(ConnectError::Failed(io::ErrorKind::ConnectionRefused.into()));
+        return Err(ConnectError::Failed(
+            io::ErrorKind::ConnectionRefused.into(),
+        ));
     }
     Ok(stream)
 }
@@ -81,7 +83,10 @@ mod tests {
         let words = |code| words(&io::Error::from_raw_os_error(code));
         assert_eq!(words(libc::EHOSTUNREACH), "no route to host");
         assert_eq!(words(libc::EMFILE), "too many open files");
-        assert_eq!(words(libc::EADDRNOTAVAIL), "cannot assign requested address");
+        assert_eq!(
+            words(libc::EADDRNOTAVAIL),
+            "cannot assign requested address"
+        );
     }
 
     #[test]

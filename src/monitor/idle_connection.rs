@@ -41,7 +41,11 @@ pub(super) async fn run(
     report: &mut Report,
 ) -> Infallible {
     let mut backoff = Backoff::new(FIRST_RETRY, options.max_delay);
-    let mut server = Server { target, options, on_probation: false };
+    let mut server = Server {
+        target,
+        options,
+        on_probation: false,
+    };
     loop {
         match server.connect(options.connect_timeout).await {
             Ok(connection) => {
@@ -98,7 +102,10 @@ enum End {
 
 impl Server<'_> {
     async fn connect(&self, limit: Duration) -> Result<TcpStream, ConnectError> {
-        connect(self.target, limit, |socket| prepare(socket, self.options.keepalive)).await
+        connect(self.target, limit, |socket| {
+            prepare(socket, self.options.keepalive)
+        })
+        .await
     }
 
     /// Holds the connection, and those that follow it by quick reconnects, until the server is lost.
@@ -120,13 +127,26 @@ impl Server<'_> {
             };
             let young = since.elapsed() < grown_up;
             match end {
-                End::Broken(error) => return Lost { why: Why::Broken(error), young },
+                End::Broken(error) => {
+                    return Lost {
+                        why: Why::Broken(error),
+                        young,
+                    };
+                }
                 End::Closed if young && (quick || !proven) => {
-                    return Lost { why: Why::ClosedYoung, young };
+                    return Lost {
+                        why: Why::ClosedYoung,
+                        young,
+                    };
                 }
                 End::Closed => match self.connect(self.options.timeout_clean_reconnect).await {
                     Ok(next) => (connection, quick) = (next, true),
-                    Err(error) => return Lost { why: Why::NoNewOne(error), young: false },
+                    Err(error) => {
+                        return Lost {
+                            why: Why::NoNewOne(error),
+                            young: false,
+                        };
+                    }
                 },
             }
         }
@@ -162,7 +182,11 @@ fn throw_away(connection: &TcpStream) -> io::Result<usize> {
 
 /// The connection's error, as soon as it has one, though what came before it has not been read.
 async fn broken(connection: &TcpStream) -> io::Error {
-    match connection.ready(Interest::ERROR).await.and_then(|_| connection.take_error()) {
+    match connection
+        .ready(Interest::ERROR)
+        .await
+        .and_then(|_| connection.take_error())
+    {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => pending().await,
     }
@@ -195,9 +219,17 @@ mod tests {
     #[test]
     fn the_kernel_takes_every_keepalive() {
         let longest = Duration::MAX;
-        for (time, retries) in [(Duration::ZERO, 0), (Duration::from_millis(1), 3), (longest, u32::MAX)] {
+        for (time, retries) in [
+            (Duration::ZERO, 0),
+            (Duration::from_millis(1), 3),
+            (longest, u32::MAX),
+        ] {
             let socket = TcpSocket::new_v4().unwrap();
-            let keepalive = Keepalive { idle: time, interval: time, retries };
+            let keepalive = Keepalive {
+                idle: time,
+                interval: time,
+                retries,
+            };
             prepare(&socket, Some(keepalive)).unwrap();
             assert!(SockRef::from(&socket).keepalive().unwrap());
         }
@@ -209,8 +241,14 @@ mod tests {
         };
         prepare(&socket, Some(keepalive)).unwrap();
         let socket = SockRef::from(&socket);
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(30));
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(10)
+        );
+        assert_eq!(
+            socket.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(30)
+        );
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
     }
 }

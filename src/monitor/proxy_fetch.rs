@@ -75,7 +75,10 @@ enum FetchError {
     #[error(transparent)]
     Connect(ConnectError),
     #[error("timed out after {} waiting for {stage}", humantime::format_duration(*.after))]
-    TimedOut { after: Duration, stage: &'static str },
+    TimedOut {
+        after: Duration,
+        stage: &'static str,
+    },
     #[error("TLS: {}", words(.0))]
     Tls(io::Error),
     #[error("headers: {}", http_words(.0))]
@@ -94,22 +97,35 @@ struct Deadline {
 }
 
 impl Deadline {
-    async fn limit<T>(self, stage: &'static str, work: impl Future<Output = T>) -> Result<T, FetchError> {
+    async fn limit<T>(
+        self,
+        stage: &'static str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, FetchError> {
         timeout_at(self.at, work)
             .await
-            .map_err(|_| FetchError::TimedOut { after: self.after, stage })
+            .map_err(|_| FetchError::TimedOut {
+                after: self.after,
+                stage,
+            })
     }
 }
 
 /// One GET of one url, picked at random.
 async fn fetch(target: SocketAddr, options: &ProxyFetch, tls: &Tls) -> Result<(), FetchError> {
     let url = fastrand::choice(&options.url).ok_or(FetchError::NoUrl)?;
-    let deadline = Deadline { after: options.timeout, at: Instant::now() + options.timeout };
+    let deadline = Deadline {
+        after: options.timeout,
+        at: Instant::now() + options.timeout,
+    };
     let request = request(url)?;
     let stream = connect(target, options.timeout, |socket| socket.set_nodelay(true))
         .await
         .map_err(FetchError::Connect)?;
-    let stream = Metered { inner: stream, left: MOST_READ };
+    let stream = Metered {
+        inner: stream,
+        left: MOST_READ,
+    };
     if url.scheme() != "https" {
         return exchange(stream, request, options, deadline).await;
     }
@@ -128,7 +144,10 @@ fn request(url: &Url) -> Result<Request<Empty<Bytes>>, FetchError> {
         .header(USER_AGENT, AGENT)
         .header(CONNECTION, "close")
         .body(Empty::new())
-        .map_err(|source| FetchError::BadUrl { url: url.clone(), source })
+        .map_err(|source| FetchError::BadUrl {
+            url: url.clone(),
+            source,
+        })
 }
 
 fn server_name(url: &Url) -> Result<ServerName<'static>, FetchError> {
@@ -149,17 +168,26 @@ async fn exchange(
 ) -> Result<(), FetchError> {
     let mut http = http1::Builder::new();
     http.max_buf_size(LARGEST_HEAD);
-    let (mut sender, connection) =
-        http.handshake(TokioIo::new(stream)).await.map_err(FetchError::Head)?;
+    let (mut sender, connection) = http
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(FetchError::Head)?;
     let ask = async {
-        let answer = deadline.limit("headers", sender.send_request(request)).await?;
+        let answer = deadline
+            .limit("headers", sender.send_request(request))
+            .await?;
         let answer = answer.map_err(FetchError::Head)?;
         let got = answer.status().as_u16();
         if !options.status.contains(&got) {
-            return Err(FetchError::Status { got, expected: options.status.clone() });
+            return Err(FetchError::Status {
+                got,
+                expected: options.status.clone(),
+            });
         }
         let sized = is_sized(answer.headers());
-        deadline.limit("the body", read(answer.into_body(), sized)).await?
+        deadline
+            .limit("the body", read(answer.into_body(), sized))
+            .await?
     };
     // The connection moves what `ask` waits for, in the same task: if either stops, both do.
     let drive = async {

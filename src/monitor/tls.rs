@@ -26,7 +26,11 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(anyone)
             .with_no_client_auth();
-        Tls { provider, any: connector(any), verified: OnceCell::new() }
+        Tls {
+            provider,
+            any: connector(any),
+            verified: OnceCell::new(),
+        }
     }
 
     /// `verify`: whether the server's certificate must be good for its name by the host's authorities.
@@ -36,14 +40,21 @@ impl Tls {
         }
         let load = || async {
             let roots = tokio::task::spawn_blocking(native_roots).await;
-            verifying(&self.provider, roots.unwrap_or_else(|_| RootCertStore::empty()))
+            verifying(
+                &self.provider,
+                roots.unwrap_or_else(|_| RootCertStore::empty()),
+            )
         };
         self.verified.get_or_init(load).await
     }
 }
 
 fn verifying(provider: &Arc<CryptoProvider>, roots: RootCertStore) -> TlsConnector {
-    connector(builder(provider).with_root_certificates(roots).with_no_client_auth())
+    connector(
+        builder(provider)
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 }
 
 fn builder(

@@ -36,14 +36,26 @@ impl Trouble {
             if let Some(fault) = &fault {
                 warn!(fault, "servers can not be checked");
             }
-            let _ = events.send(Event::Trouble { part: "monitor", fault }).await;
+            let _ = events
+                .send(Event::Trouble {
+                    part: "monitor",
+                    fault,
+                })
+                .await;
             while timeout(OVER_AFTER, self.met.notified()).await.is_ok() {}
-            let _ = events.send(Event::Trouble { part: "monitor", fault: None }).await;
+            let _ = events
+                .send(Event::Trouble {
+                    part: "monitor",
+                    fault: None,
+                })
+                .await;
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         // Whoever panicked inside left a whole Option behind.
-        self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.fault
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -44,31 +44,75 @@ impl fmt::Display for Severity {
 #[serde(rename_all = "kebab-case")]
 pub enum Alert {
     /// PyBal's CRITICAL: held by the depool threshold.
-    MarkedDownButPooled { service: ServiceName, hosts: Vec<Host> },
+    MarkedDownButPooled {
+        service: ServiceName,
+        hosts: Vec<Host>,
+    },
     /// PyBal's WARNING: the first server that fails will be held already.
-    TooSmall { service: ServiceName },
+    TooSmall {
+        service: ServiceName,
+    },
     /// No server is in the pool. PyBal says OK then.
-    NothingPooled { service: ServiceName },
+    NothingPooled {
+        service: ServiceName,
+    },
     /// All that is in the pool has weight 0, so IPVS gives it no new connection.
-    NothingWeighted { service: ServiceName },
+    NothingWeighted {
+        service: ServiceName,
+    },
     /// In the pool against the server list's will.
-    HeldByGuard { service: ServiceName, hosts: Vec<Host> },
+    HeldByGuard {
+        service: ServiceName,
+        hosts: Vec<Host>,
+    },
     /// In the pool because the kernel had them when we came, and some listed name has no address yet.
-    Unidentified { service: ServiceName, hosts: Vec<Host> },
+    Unidentified {
+        service: ServiceName,
+        hosts: Vec<Host>,
+    },
     /// The server list is broken, empty or away. `kept`: an older one is in force.
-    ListFailed { service: ServiceName, fault: Arc<str>, kept: bool },
+    ListFailed {
+        service: ServiceName,
+        fault: Arc<str>,
+        kept: bool,
+    },
     /// Enabled servers whose names do not resolve. `stale`: an address known before is in use.
     /// The fault is the first host's.
-    Unresolved { service: ServiceName, hosts: Vec<Host>, fault: Arc<str>, stale: bool },
+    Unresolved {
+        service: ServiceName,
+        hosts: Vec<Host>,
+        fault: Arc<str>,
+        stale: bool,
+    },
     /// The kernel refused. `holds`: it still serves with what it had.
-    NotApplied { service: ServiceName, fault: Arc<str>, holds: bool },
-    AddressMissing { address: IpAddr, fault: Option<Arc<str>> },
+    NotApplied {
+        service: ServiceName,
+        fault: Arc<str>,
+        holds: bool,
+    },
+    AddressMissing {
+        address: IpAddr,
+        fault: Option<Arc<str>>,
+    },
     /// The address is there, but not as it should be.
-    AddressFault { address: IpAddr, fault: Arc<str> },
+    AddressFault {
+        address: IpAddr,
+        fault: Arc<str>,
+    },
     /// `alone`: no other peer's session is established either.
-    SessionDown { peer: IpAddr, state: SessionState, fault: Option<String>, alone: bool },
-    Trouble { part: &'static str, fault: String },
-    ReloadRefused { mistakes: Arc<str> },
+    SessionDown {
+        peer: IpAddr,
+        state: SessionState,
+        fault: Option<String>,
+        alone: bool,
+    },
+    Trouble {
+        part: &'static str,
+        fault: String,
+    },
+    ReloadRefused {
+        mistakes: Arc<str>,
+    },
     MemoryTable,
     DryRun,
 }
@@ -83,10 +127,15 @@ impl Snapshot {
         self.of_addresses(&mut alerts);
         self.of_sessions(&mut alerts);
         for (part, fault) in &*self.troubles {
-            alerts.push(Alert::Trouble { part, fault: fault.clone() });
+            alerts.push(Alert::Trouble {
+                part,
+                fault: fault.clone(),
+            });
         }
         if let Some(mistakes) = &self.reload_refused {
-            alerts.push(Alert::ReloadRefused { mistakes: mistakes.clone() });
+            alerts.push(Alert::ReloadRefused {
+                mistakes: mistakes.clone(),
+            });
         }
         match self.mode {
             Mode::Real => {}
@@ -119,12 +168,23 @@ impl Snapshot {
             return;
         }
         let state = |peer: &IpAddr| self.peers.get(peer).map_or(SessionState::Idle, |s| s.state);
-        let alone = !bgp.peers.keys().any(|peer| state(peer) == SessionState::Established);
+        let alone = !bgp
+            .peers
+            .keys()
+            .any(|peer| state(peer) == SessionState::Established);
         for &peer in bgp.peers.keys() {
             let state = state(&peer);
             if state != SessionState::Established {
-                let fault = self.peers.get(&peer).and_then(|session| session.fault.clone());
-                alerts.push(Alert::SessionDown { peer, state, fault, alone });
+                let fault = self
+                    .peers
+                    .get(&peer)
+                    .and_then(|session| session.fault.clone());
+                alerts.push(Alert::SessionDown {
+                    peer,
+                    state,
+                    fault,
+                    alone,
+                });
             }
         }
     }
@@ -132,57 +192,93 @@ impl Snapshot {
 
 fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
     let hosts = |which: &dyn Fn(&Server) -> bool| -> Vec<Host> {
-        service.servers.iter().filter(|(_, s)| which(s)).map(|(host, _)| host.clone()).collect()
+        service
+            .servers
+            .iter()
+            .filter(|(_, s)| which(s))
+            .map(|(host, _)| host.clone())
+            .collect()
     };
 
     // A server that no check has spoken of yet is not marked down: PyBal takes it as up.
-    let down = hosts(&|s| {
-        s.pooled == Pooled::Held(Held::DepoolThreshold) && s.health != Health::Unknown
-    });
+    let down =
+        hosts(&|s| s.pooled == Pooled::Held(Held::DepoolThreshold) && s.health != Health::Unknown);
     if !down.is_empty() {
-        alerts.push(Alert::MarkedDownButPooled { service: name.clone(), hosts: down });
+        alerts.push(Alert::MarkedDownButPooled {
+            service: name.clone(),
+            hosts: down,
+        });
     } else if too_small(service) {
-        alerts.push(Alert::TooSmall { service: name.clone() });
+        alerts.push(Alert::TooSmall {
+            service: name.clone(),
+        });
     }
 
     let held = |why| hosts(&|s| s.pooled == Pooled::Held(why));
     let guarded = held(Held::DepoolGuard);
     if !guarded.is_empty() {
-        alerts.push(Alert::HeldByGuard { service: name.clone(), hosts: guarded });
+        alerts.push(Alert::HeldByGuard {
+            service: name.clone(),
+            hosts: guarded,
+        });
     }
     let unidentified = held(Held::NamesUnresolved);
     if !unidentified.is_empty() {
-        alerts.push(Alert::Unidentified { service: name.clone(), hosts: unidentified });
+        alerts.push(Alert::Unidentified {
+            service: name.clone(),
+            hosts: unidentified,
+        });
     }
 
     if let Source::Failed(fault) = &service.source {
         let kept = !service.servers.is_empty();
-        alerts.push(Alert::ListFailed { service: name.clone(), fault: fault.clone(), kept });
+        alerts.push(Alert::ListFailed {
+            service: name.clone(),
+            fault: fault.clone(),
+            kept,
+        });
     }
     for stale in [false, true] {
-        let concerns = |s: &Server| {
-            (s.enabled() || s.pooled.in_ipvs()) && s.address.is_some() == stale
-        };
+        let concerns =
+            |s: &Server| (s.enabled() || s.pooled.in_ipvs()) && s.address.is_some() == stale;
         let away = hosts(&|s| concerns(s) && s.unresolved.is_some());
-        let fault = away.first().and_then(|host| service.servers[host].unresolved.clone());
+        let fault = away
+            .first()
+            .and_then(|host| service.servers[host].unresolved.clone());
         if let Some(fault) = fault {
             let service = name.clone();
-            alerts.push(Alert::Unresolved { service, hosts: away, fault, stale });
+            alerts.push(Alert::Unresolved {
+                service,
+                hosts: away,
+                fault,
+                stale,
+            });
         }
     }
     if let Applied::Failed { fault, holds } = &service.applied {
         let (fault, holds) = (fault.clone(), *holds);
-        alerts.push(Alert::NotApplied { service: name.clone(), fault, holds });
+        alerts.push(Alert::NotApplied {
+            service: name.clone(),
+            fault,
+            holds,
+        });
     }
     if nothing_pooled(service) {
-        alerts.push(Alert::NothingPooled { service: name.clone() });
+        alerts.push(Alert::NothingPooled {
+            service: name.clone(),
+        });
     } else if nothing_weighted(service) {
-        alerts.push(Alert::NothingWeighted { service: name.clone() });
+        alerts.push(Alert::NothingWeighted {
+            service: name.clone(),
+        });
     }
 }
 
 /// PyBal's rule, in its arithmetic.
-#[expect(clippy::cast_precision_loss, reason = "PyBal compares as floats; pools are small")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "PyBal compares as floats; pools are small"
+)]
 fn too_small(service: &Service) -> bool {
     let total = service.size as f64;
     service.size > 1 && total < total * service.config.depool_threshold.get() + 1.0
@@ -192,7 +288,10 @@ fn too_small(service: &Service) -> bool {
 fn nothing_pooled(service: &Service) -> bool {
     let resolving = |s: &Server| s.enabled() && s.address.is_none() && s.unresolved.is_none();
     service.source != Source::Waiting
-        && !service.servers.values().any(|s| s.pooled.in_ipvs() || resolving(s))
+        && !service
+            .servers
+            .values()
+            .any(|s| s.pooled.in_ipvs() || resolving(s))
 }
 
 fn nothing_weighted(service: &Service) -> bool {
@@ -232,7 +331,11 @@ impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Alert::MarkedDownButPooled { service, hosts } => {
-                write!(f, "{service}: Servers {} are marked down but pooled", List(hosts))
+                write!(
+                    f,
+                    "{service}: Servers {} are marked down but pooled",
+                    List(hosts)
+                )
             }
             Alert::TooSmall { service } => {
                 write!(f, "Pool {service} is too small to allow depooling")
@@ -242,38 +345,90 @@ impl fmt::Display for Alert {
                 write!(f, "{service}: All pooled servers have weight 0")
             }
             Alert::HeldByGuard { service, hosts } => {
-                write!(f, "{service}: Against the server list, depool-guard keeps {} pooled", List(hosts))
+                write!(
+                    f,
+                    "{service}: Against the server list, depool-guard keeps {} pooled",
+                    List(hosts)
+                )
             }
             Alert::Unidentified { service, hosts } => {
                 let hosts = List(hosts);
-                write!(f, "{service}: IPVS had {hosts}, kept until every listed name has an address")
+                write!(
+                    f,
+                    "{service}: IPVS had {hosts}, kept until every listed name has an address"
+                )
             }
-            Alert::ListFailed { service, fault, kept } => {
-                let kept = if *kept { ", the last good one stays" } else { "" };
+            Alert::ListFailed {
+                service,
+                fault,
+                kept,
+            } => {
+                let kept = if *kept {
+                    ", the last good one stays"
+                } else {
+                    ""
+                };
                 write!(f, "{service}: No usable server list{kept}: {}", Line(fault))
             }
-            Alert::Unresolved { service, hosts, fault, stale } => {
-                let stale = if *stale { ", their last addresses stay" } else { "" };
+            Alert::Unresolved {
+                service,
+                hosts,
+                fault,
+                stale,
+            } => {
+                let stale = if *stale {
+                    ", their last addresses stay"
+                } else {
+                    ""
+                };
                 let (hosts, fault) = (List(hosts), Line(fault));
-                write!(f, "{service}: Servers {hosts} do not resolve{stale}: {fault}")
+                write!(
+                    f,
+                    "{service}: Servers {hosts} do not resolve{stale}: {fault}"
+                )
             }
-            Alert::NotApplied { service, fault, holds } => {
+            Alert::NotApplied {
+                service,
+                fault,
+                holds,
+            } => {
                 let holds = if *holds { "an older state" } else { "nothing" };
-                write!(f, "{service}: IPVS refused and holds {holds}: {}", Line(fault))
+                write!(
+                    f,
+                    "{service}: IPVS refused and holds {holds}: {}",
+                    Line(fault)
+                )
             }
             Alert::AddressMissing { address, fault } => {
-                write!(f, "{address}: The address is not on this host{}", Because(fault.as_deref()))
+                write!(
+                    f,
+                    "{address}: The address is not on this host{}",
+                    Because(fault.as_deref())
+                )
             }
             Alert::AddressFault { address, fault } => {
-                write!(f, "{address}: The address is not as it should be: {}", Line(fault))
+                write!(
+                    f,
+                    "{address}: The address is not as it should be: {}",
+                    Line(fault)
+                )
             }
-            Alert::SessionDown { peer, state, fault, .. } => {
+            Alert::SessionDown {
+                peer, state, fault, ..
+            } => {
                 let fault = Because(fault.as_deref());
-                write!(f, "{peer}: The BGP session is not established ({state:?}){fault}")
+                write!(
+                    f,
+                    "{peer}: The BGP session is not established ({state:?}){fault}"
+                )
             }
             Alert::Trouble { part, fault } => write!(f, "{part}: {}", Line(fault)),
             Alert::ReloadRefused { mistakes } => {
-                write!(f, "reload: Refused, the old configuration stays: {}", Line(mistakes))
+                write!(
+                    f,
+                    "reload: Refused, the old configuration stays: {}",
+                    Line(mistakes)
+                )
             }
             Alert::MemoryTable => {
                 f.write_str("ipvs: A table in memory replaces the kernel's, nothing is balanced")
@@ -298,7 +453,8 @@ struct Because<'a>(Option<&'a str>);
 
 impl fmt::Display for Because<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |fault| write!(f, ": {}", Line(fault)))
+        self.0
+            .map_or(Ok(()), |fault| write!(f, ": {}", Line(fault)))
     }
 }
 
@@ -315,7 +471,11 @@ impl fmt::Display for Line<'_> {
                 c => f.write_char(c)?,
             }
         }
-        f.write_str(if characters.next().is_some() { "…" } else { "" })
+        f.write_str(if characters.next().is_some() {
+            "…"
+        } else {
+            ""
+        })
     }
 }
 
@@ -324,14 +484,17 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::event::Session;
-    use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
     use crate::snapshot::sample;
+    use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
 
     use super::*;
 
     fn check(snapshot: &Snapshot, expected: &[&str]) {
-        let said: Vec<String> =
-            snapshot.alerts().iter().map(|a| format!("{} {a}", a.severity())).collect();
+        let said: Vec<String> = snapshot
+            .alerts()
+            .iter()
+            .map(|a| format!("{} {a}", a.severity()))
+            .collect();
         assert_eq!(said, expected);
     }
 
@@ -362,20 +525,33 @@ mod tests {
 
     #[test]
     fn a_server_not_checked_yet_is_not_marked_down() {
-        check(&snapshot([service("web", 0.5, &["a unknown held", "b unknown held", "c"])]), &[]);
+        check(
+            &snapshot([service(
+                "web",
+                0.5,
+                &["a unknown held", "b unknown held", "c"],
+            )]),
+            &[],
+        );
     }
 
     #[test]
     fn nothing_pooled() {
         let gone = service("web", 0.0, &["a down", "b down", "c disabled"]);
-        check(&snapshot([gone.clone()]), &["critical web: No server is pooled"]);
+        check(
+            &snapshot([gone.clone()]),
+            &["critical web: No server is pooled"],
+        );
         let no_weight = edit(gone.clone(), |s| {
             let servers = Arc::make_mut(&mut s.servers);
             servers.extend([server("d up pooled")]);
             let zero = Weight::new(0).unwrap();
             s.destinations = Some(Arc::new([("10.0.0.4".parse().unwrap(), zero)].into()));
         });
-        check(&snapshot([no_weight]), &["critical web: All pooled servers have weight 0"]);
+        check(
+            &snapshot([no_weight]),
+            &["critical web: All pooled servers have weight 0"],
+        );
         let waiting = edit(gone.clone(), |s| s.source = Source::Waiting);
         check(&snapshot([waiting]), &[]);
         let resolving = edit(gone, |s| {
@@ -414,7 +590,11 @@ mod tests {
 
     #[test]
     fn the_guard() {
-        let web = service("web", 0.5, &["a up pooled", "b disabled guarded", "c gone guarded"]);
+        let web = service(
+            "web",
+            0.5,
+            &["a up pooled", "b disabled guarded", "c gone guarded"],
+        );
         let web = edit(web, |s| {
             let mut stranger = s.servers["c"].clone();
             stranger.pooled = Pooled::Held(Held::NamesUnresolved);
@@ -433,11 +613,20 @@ mod tests {
     fn the_world_around() {
         let web = service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
         let web = edit(web, |s| {
-            s.applied = Applied::Failed { fault: "out of memory".into(), holds: true };
+            s.applied = Applied::Failed {
+                fault: "out of memory".into(),
+                holds: true,
+            };
         });
         let mut s = snapshot([web]);
-        s.vips.extend([vip("192.0.2.1", true, None), vip("192.0.2.2", false, Some("denied"))]);
-        s.vips.extend([vip("192.0.2.3", false, None), vip("192.0.2.4", true, Some("no label"))]);
+        s.vips.extend([
+            vip("192.0.2.1", true, None),
+            vip("192.0.2.2", false, Some("denied")),
+        ]);
+        s.vips.extend([
+            vip("192.0.2.3", false, None),
+            vip("192.0.2.4", true, Some("no label")),
+        ]);
         s.troubles = Arc::new([("state", "disk full".to_owned())].into());
         s.reload_refused = Some("line 3: bad\nline 4: worse\n".into());
         check(
@@ -457,9 +646,15 @@ mod tests {
     fn sessions() {
         let mut s = snapshot([]);
         s.config = bgp(&["10.0.0.1", "10.0.0.2"]);
-        let session = |state, fault: Option<&str>| Session { state, fault: fault.map(Into::into) };
+        let session = |state, fault: Option<&str>| Session {
+            state,
+            fault: fault.map(Into::into),
+        };
         let mut peers = BTreeMap::new();
-        peers.insert(sample::ip("10.0.0.1"), session(SessionState::Active, Some("refused")));
+        peers.insert(
+            sample::ip("10.0.0.1"),
+            session(SessionState::Active, Some("refused")),
+        );
         s.peers = Arc::new(peers.clone());
         check(
             &s,
@@ -468,7 +663,10 @@ mod tests {
                 "critical 10.0.0.2: The BGP session is not established (Idle)",
             ],
         );
-        peers.insert(sample::ip("10.0.0.2"), session(SessionState::Established, None));
+        peers.insert(
+            sample::ip("10.0.0.2"),
+            session(SessionState::Established, None),
+        );
         s.peers = Arc::new(peers);
         let one = "warning 10.0.0.1: The BGP session is not established (Active): refused";
         check(&s, &[one]);

@@ -18,7 +18,10 @@ type Named = (ServiceName, Arc<Service>);
 
 /// A snapshot in which all but the services is quiet: no BGP, no addresses, no faults.
 pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
-    let configs = services.iter().map(|(name, s)| (name.clone(), s.config.clone())).collect();
+    let configs = services
+        .iter()
+        .map(|(name, s)| (name.clone(), s.config.clone()))
+        .collect();
     Snapshot {
         mode: Mode::Real,
         config: Arc::new(configuration(None, configs)),
@@ -40,17 +43,26 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         server.address = Some(Ipv4Addr::new(10, 0, 0, n).into());
     }
     let pooled = all.values().filter(|s| s.pooled.in_ipvs());
-    let destinations = pooled.map(|s| (s.address.unwrap(), Weight::DEFAULT)).collect();
+    let destinations = pooled
+        .map(|s| (s.address.unwrap(), Weight::DEFAULT))
+        .collect();
     let config = config::Service {
         name: name.clone(),
-        key: VirtualService { protocol: Protocol::Tcp, address: ip("192.0.2.1"), port: 80 },
+        key: VirtualService {
+            protocol: Protocol::Tcp,
+            address: ip("192.0.2.1"),
+            port: 80,
+        },
         scheduler: Scheduler::Wrr,
         one_packet: false,
         depool_threshold: config::Threshold::new(threshold).unwrap(),
         depool_guard: config::DepoolGuard::Floor,
         servers: config::Servers::File("/pools.json".into()),
         monitors: Vec::new(),
-        announce: config::Announce { announce: true, med: None },
+        announce: config::Announce {
+            announce: true,
+            med: None,
+        },
     };
     let service = Service {
         config: Arc::new(config),
@@ -74,7 +86,10 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
     let host = words.next().unwrap().parse().unwrap();
     let words: Vec<&str> = words.collect();
     let says = |word| words.contains(&word);
-    let listed = Listed { enabled: !says("disabled"), weight: Weight::DEFAULT };
+    let listed = Listed {
+        enabled: !says("disabled"),
+        weight: Weight::DEFAULT,
+    };
     let down = || Some(Err("connection refused".into()));
     let (health, result) = match () {
         () if says("up") => (Health::Up, Some(Ok(()))),
@@ -89,7 +104,12 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         () => Pooled::No,
     };
     let kind = "proxy-fetch";
-    let monitors = vec![MonitorState { kind, result, up_transitions: 2, down_transitions: 1 }];
+    let monitors = vec![MonitorState {
+        kind,
+        result,
+        up_transitions: 2,
+        down_transitions: 1,
+    }];
     let server = Server {
         listed: (!says("gone")).then_some(listed),
         address: Some(ip("10.0.0.99")),
@@ -121,7 +141,14 @@ pub(crate) fn vip(address: &str, present: bool, fault: Option<&str>) -> (IpAddr,
 pub(crate) fn bgp(peers: &[&str]) -> Arc<Config> {
     let peer = |text: &&str| {
         let address = ip(text);
-        (address, config::Peer { address, peer_as: 14907, port: 179 })
+        (
+            address,
+            config::Peer {
+                address,
+                peer_as: 14907,
+                port: 179,
+            },
+        )
     };
     let bgp = config::Bgp {
         local_as: 64600,
@@ -145,7 +172,10 @@ fn configuration(
     services: BTreeMap<ServiceName, Arc<config::Service>>,
 ) -> Config {
     Config {
-        daemon: config::Daemon { state_directory: "/state".into(), manage_addresses: true },
+        daemon: config::Daemon {
+            state_directory: "/state".into(),
+            manage_addresses: true,
+        },
         api: config::Api { listen: Vec::new() },
         bgp,
         services,

@@ -52,7 +52,14 @@ impl Files {
     pub(super) fn new(events: mpsc::Sender<Event>) -> (Files, io::Result<Inotify>) {
         let notices = Arc::new(Notices::default());
         let inotify = notices.open();
-        (Files { notices, looks: Arc::new(Semaphore::new(LOOKS)), events }, inotify)
+        (
+            Files {
+                notices,
+                looks: Arc::new(Semaphore::new(LOOKS)),
+                events,
+            },
+            inotify,
+        )
     }
 
     /// Hands inotify's notices to the watchers, for ever.
@@ -110,7 +117,12 @@ impl Watcher {
     }
 
     async fn step(&mut self) -> Result<(), Gone> {
-        let poll = Instant::now() + if self.blind.is_some() { POLL_BLIND } else { POLL };
+        let poll = Instant::now()
+            + if self.blind.is_some() {
+                POLL_BLIND
+            } else {
+                POLL
+            };
         let until = self.doubt.map_or(poll, |doubt| doubt.min(poll));
         let first = self.sent.is_none() && self.doubt.is_none();
         let mut polling = false;
@@ -122,7 +134,12 @@ impl Watcher {
         }
         let written = self.interest.take_written();
         let known = self.stamp.filter(|_| polling && self.settled);
-        let Look { stamp, list, blind, again } = self.look(known).await?;
+        let Look {
+            stamp,
+            list,
+            blind,
+            again,
+        } = self.look(known).await?;
 
         self.settled = polling && stamp.is_some() && stamp == self.stamp;
         self.stamp = stamp;
@@ -148,7 +165,9 @@ impl Watcher {
                 let _permit = permit;
                 look(&interest, &path, known)
             });
-            looking.await.unwrap_or_else(|panic| Look::failed(panic.to_string()))
+            looking
+                .await
+                .unwrap_or_else(|panic| Look::failed(panic.to_string()))
         };
         tokio::pin!(looking);
         if let Ok(look) = timeout(HUNG, &mut looking).await {
@@ -171,12 +190,21 @@ impl Watcher {
         let list = Arc::new(list);
         self.sent = Some(Ok(list.clone()));
         let (service, from) = (self.service.clone(), Servers::File(self.path.clone()));
-        self.send(Event::List { service, from, list }).await
+        self.send(Event::List {
+            service,
+            from,
+            list,
+        })
+        .await
     }
 
     async fn bad(&mut self, fault: String, written: bool) -> Result<(), Gone> {
         let now = Instant::now();
-        if self.sent.as_ref().is_some_and(|sent| sent.as_ref().err() == Some(&fault)) {
+        if self
+            .sent
+            .as_ref()
+            .is_some_and(|sent| sent.as_ref().err() == Some(&fault))
+        {
             self.doubt = None;
             return Ok(());
         }
@@ -192,7 +220,12 @@ impl Watcher {
         warn!(service = %self.service, %fault, "no usable server list; the last good one stays");
         self.sent = Some(Err(fault.clone()));
         let (service, from) = (self.service.clone(), Servers::File(self.path.clone()));
-        self.send(Event::SourceFailed { service, from, fault }).await
+        self.send(Event::SourceFailed {
+            service,
+            from,
+            fault,
+        })
+        .await
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {

@@ -25,11 +25,20 @@ pub(super) fn start() -> WorkerGuard {
         .thread_name("log")
         .finish(std::io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
     if std::io::stderr().is_terminal() {
         base.with_target(false).init();
     } else {
-        base.with_ansi(false).event_format(Journald(Format::default().without_time().with_target(false).with_level(false))).init();
+        base.with_ansi(false)
+            .event_format(Journald(
+                Format::default()
+                    .without_time()
+                    .with_target(false)
+                    .with_level(false),
+            ))
+            .init();
     }
     guard
 }
@@ -41,7 +50,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let priority = match *event.metadata().level() {
             Level::ERROR => 3,
             Level::WARN => 4,

@@ -28,7 +28,11 @@ pub(super) fn parse(text: &[u8]) -> Result<ServerList, BadList> {
         return Err(BadList::Nothing);
     }
     let Whole(list) = serde_json::from_slice(text).map_err(BadList::Json)?;
-    if list.is_empty() { Err(BadList::NoServer) } else { Ok(list) }
+    if list.is_empty() {
+        Err(BadList::NoServer)
+    } else {
+        Ok(list)
+    }
 }
 
 struct Whole(ServerList);
@@ -56,10 +60,13 @@ impl<'de> Visitor<'de> for WholeVisitor {
                 let again = "a server is listed twice; each name may stand once";
                 return Err(A::Error::custom(again));
             };
-            let server: OneServer = map
-                .next_value()
-                .map_err(|error| A::Error::custom(format_args!("server {}: {error}", entry.key())))?;
-            entry.insert(Listed { enabled: server.enabled, weight: server.weight.0 });
+            let server: OneServer = map.next_value().map_err(|error| {
+                A::Error::custom(format_args!("server {}: {error}", entry.key()))
+            })?;
+            entry.insert(Listed {
+                enabled: server.enabled,
+                weight: server.weight.0,
+            });
         }
         Ok(list)
     }
@@ -119,14 +126,19 @@ mod tests {
     fn pybals_shape() {
         let text = br#" {"cp1": {"enabled": true, "weight": 7}, "10.0.0.1": {}, "2001:db8::1":
             {"enabled": false}, "cp3": {"weight": 0}} "#;
-        let listed = |enabled, weight| Listed { enabled, weight: Weight::new(weight).unwrap() };
+        let listed = |enabled, weight| Listed {
+            enabled,
+            weight: Weight::new(weight).unwrap(),
+        };
         let expected = [
             ("cp1", listed(true, 7)),
             ("10.0.0.1", listed(true, 10)),
             ("2001:db8::1", listed(false, 10)),
             ("cp3", listed(true, 0)),
         ];
-        let expected = expected.map(|(host, listed)| (host.parse().unwrap(), listed)).into();
+        let expected = expected
+            .map(|(host, listed)| (host.parse().unwrap(), listed))
+            .into();
         assert_eq!(parse(text).unwrap(), expected);
     }
 
@@ -141,25 +153,67 @@ mod tests {
         check("", &["is empty", r#"{"enabled": true, "weight": 10}"#]);
         check(" \n", &["is empty"]);
         check("{}", &["names no server"]);
-        check("[]", &["invalid type: sequence", "expected an object like", "line 1 column 0"]);
+        check(
+            "[]",
+            &[
+                "invalid type: sequence",
+                "expected an object like",
+                "line 1 column 0",
+            ],
+        );
         check(r#"{"a": {}"#, &["EOF", "line 1 column 8"]);
-        check(r#"{"a": {}} x"#, &["trailing characters", "line 1 column 11"]);
-        check("{\n\"a\": {},\n\"b\": {\"weigth\": 1}}", &[
-            "server b: unknown field `weigth`",
-            "expected `enabled` or `weight`",
-            "line 3 column",
-        ]);
-        check(r#"{"a": {}, "a": {}}"#, &["listed twice", "line 1 column 13"]);
-        check(r#"{"a": {"weight": 1, "weight": 1}}"#, &["server a: duplicate field `weight`"]);
-        check(r#"{"a b": {}}"#, &["a server's name must be", "\"a b\"", "line 1 column"]);
+        check(
+            r#"{"a": {}} x"#,
+            &["trailing characters", "line 1 column 11"],
+        );
+        check(
+            "{\n\"a\": {},\n\"b\": {\"weigth\": 1}}",
+            &[
+                "server b: unknown field `weigth`",
+                "expected `enabled` or `weight`",
+                "line 3 column",
+            ],
+        );
+        check(
+            r#"{"a": {}, "a": {}}"#,
+            &["listed twice", "line 1 column 13"],
+        );
+        check(
+            r#"{"a": {"weight": 1, "weight": 1}}"#,
+            &["server a: duplicate field `weight`"],
+        );
+        check(
+            r#"{"a b": {}}"#,
+            &["a server's name must be", "\"a b\"", "line 1 column"],
+        );
         check(r#"{"": {}}"#, &["a server's name must be"]);
         check(r#"{"a": null}"#, &["server a: invalid type: null"]);
-        check(r#"{"a": {"enabled": "yes"}}"#, &["server a: invalid type: string", "a boolean"]);
-        check(r#"{"a": {"enabled": 1}}"#, &["server a: invalid type: integer `1`"]);
-        for weight in ["-1", "10.0", "2147483647", "1e3", "\"10\"", "null", "99999999999999999999"] {
+        check(
+            r#"{"a": {"enabled": "yes"}}"#,
+            &["server a: invalid type: string", "a boolean"],
+        );
+        check(
+            r#"{"a": {"enabled": 1}}"#,
+            &["server a: invalid type: integer `1`"],
+        );
+        for weight in [
+            "-1",
+            "10.0",
+            "2147483647",
+            "1e3",
+            "\"10\"",
+            "null",
+            "99999999999999999999",
+        ] {
             let text = format!(r#"{{"a": {{"weight": {weight}}}}}"#);
-            check(&text, &["server a: invalid", "an integer from 0 to 2147483646"]);
+            check(
+                &text,
+                &["server a: invalid", "an integer from 0 to 2147483646"],
+            );
         }
-        check(&format!(r#"{{"a": {}"#, "[".repeat(100_000)), &["server a: invalid type: sequence"]);
+        check(
+            &format!(r#"{{"a": {}"#, "[".repeat(100_000)),
+            &["server a: invalid type: sequence"],
+        );
     }
 }

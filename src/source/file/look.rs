@@ -33,7 +33,12 @@ pub(super) struct Look {
 
 impl Look {
     pub(super) fn failed(fault: String) -> Look {
-        Look { stamp: None, list: Some(Err(fault)), blind: None, again: false }
+        Look {
+            stamp: None,
+            list: Some(Err(fault)),
+            blind: None,
+            again: false,
+        }
     }
 }
 
@@ -79,7 +84,12 @@ pub(super) fn look(interest: &Interest, path: &Path, known: Option<Stamp>) -> Lo
         Ok(list) => list.map(Ok),
         Err(fault) => Some(Err(text(path, &fault))),
     };
-    Look { stamp, list, blind, again }
+    Look {
+        stamp,
+        list,
+        blind,
+        again,
+    }
 }
 
 /// `None`: the file has the known stamp.
@@ -94,7 +104,10 @@ fn read(
     }
     // O_NONBLOCK: were it a fifo by now, opening it must not wait for a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(Fault::NotAFile);
@@ -110,12 +123,20 @@ fn contents(file: &mut File) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text)?;
     // What was read, not what stat(2) said: the file may grow, and in /proc all have size 0.
-    if text.len() as u64 > LONGEST { Err(Fault::TooLong) } else { Ok(text) }
+    if text.len() as u64 > LONGEST {
+        Err(Fault::TooLong)
+    } else {
+        Ok(text)
+    }
 }
 
 fn text(path: &Path, fault: &Fault) -> String {
     let text = format!("{}: {fault}", path.display());
-    let mut short: String = text.chars().take(LONGEST_FAULT).flat_map(printable).collect();
+    let mut short: String = text
+        .chars()
+        .take(LONGEST_FAULT)
+        .flat_map(printable)
+        .collect();
     if short.len() < text.len() && text.chars().nth(LONGEST_FAULT).is_some() {
         short.push('…');
     }
@@ -149,13 +170,17 @@ fn walk(round: &mut Round<'_>, path: &Path) -> io::Result<()> {
             Err(error) => outcome = outcome.and(Err(explained(&here, error))),
         }
         let next = here.join(&name);
-        let Ok(metadata) = fs::symlink_metadata(&next) else { return outcome };
+        let Ok(metadata) = fs::symlink_metadata(&next) else {
+            return outcome;
+        };
         if !metadata.file_type().is_symlink() {
             here = next;
             continue;
         }
         links += 1;
-        let Ok(target) = fs::read_link(&next) else { return outcome };
+        let Ok(target) = fs::read_link(&next) else {
+            return outcome;
+        };
         if links > LINKS {
             return outcome;
         }
@@ -178,7 +203,10 @@ fn push(names: &mut Vec<OsString>, path: &Path) {
 }
 
 fn gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn explained(directory: &Path, error: io::Error) -> io::Error {

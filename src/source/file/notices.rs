@@ -121,12 +121,17 @@ impl Table {
             return self.ring_all();
         }
         let id = event.wd.get_watch_descriptor_id();
-        let Some(directory) = self.directories.get(&id) else { return };
+        let Some(directory) = self.directories.get(&id) else {
+            return;
+        };
         let written = event.mask.contains(EventMask::CLOSE_WRITE);
         match &event.name {
             Some(name) => directory.ring(name, written),
             // About the directory itself: it went, moved, or may be read by others now.
-            None => directory.names.keys().for_each(|name| directory.ring(name, false)),
+            None => directory
+                .names
+                .keys()
+                .for_each(|name| directory.ring(name, false)),
         }
         if event.mask.contains(EventMask::IGNORED) {
             self.directories.remove(&id);
@@ -139,7 +144,9 @@ impl Table {
     }
 
     fn forget(&mut self, bell: u64, (id, name): &(i32, OsString)) {
-        let Some(directory) = self.directories.get_mut(id) else { return };
+        let Some(directory) = self.directories.get_mut(id) else {
+            return;
+        };
         if let Some(bells) = directory.names.get_mut(name) {
             bells.remove(&bell);
             if bells.is_empty() {
@@ -159,7 +166,11 @@ impl Table {
 
 impl Directory {
     fn ring(&self, name: &OsStr, written: bool) {
-        let bells = self.names.get(name).into_iter().flat_map(|bells| bells.values());
+        let bells = self
+            .names
+            .get(name)
+            .into_iter()
+            .flat_map(|bells| bells.values());
         bells.for_each(|bell| bell.ring(written));
     }
 }
@@ -181,7 +192,12 @@ impl Interest {
         table.next_bell += 1;
         table.bells.insert(id, bell.clone());
         drop(table);
-        Interest { notices, id, bell, names: Mutex::default() }
+        Interest {
+            notices,
+            id,
+            bell,
+            names: Mutex::default(),
+        }
     }
 
     /// Comes back once something has happened since the last time it did.
@@ -202,7 +218,12 @@ impl Interest {
     pub(super) fn round(&self) -> Round<'_> {
         let table = self.notices.table();
         let (watches, removed) = (table.watches.clone(), table.removed);
-        Round { interest: self, watches, removed, names: BTreeSet::new() }
+        Round {
+            interest: self,
+            watches,
+            removed,
+            names: BTreeSet::new(),
+        }
     }
 
     fn names(&self) -> MutexGuard<'_, BTreeSet<(i32, OsString)>> {
@@ -230,7 +251,10 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// From now on whatever happens to `name` in `directory` rings. May block as long as the disk does.
     pub(super) fn watch(&mut self, directory: &Path, name: &OsStr) -> io::Result<()> {
-        let watches = self.watches.as_mut().ok_or_else(|| io::Error::other("no inotify"))?;
+        let watches = self
+            .watches
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no inotify"))?;
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MOVE
@@ -243,12 +267,17 @@ impl Round<'_> {
         let descriptor = watches.add(directory, mask)?;
         let id = descriptor.get_watch_descriptor_id();
 
-        let Interest { notices, id: bell_id, bell, .. } = self.interest;
+        let Interest {
+            notices,
+            id: bell_id,
+            bell,
+            ..
+        } = self.interest;
         let mut table = notices.table();
-        let directory = table
-            .directories
-            .entry(id)
-            .or_insert_with(|| Directory { descriptor, names: BTreeMap::new() });
+        let directory = table.directories.entry(id).or_insert_with(|| Directory {
+            descriptor,
+            names: BTreeMap::new(),
+        });
         let bells = directory.names.entry(name.to_owned()).or_default();
         bells.insert(*bell_id, bell.clone());
         self.names.insert((id, name.to_owned()));
