@@ -89,12 +89,12 @@ fn toml<'a>(text: &'a str, report: &Report<'_>) -> Spanned<DeTable<'a>> {
     match DeTable::parse(text) {
         Ok(root) => root,
         Err(first) if text.len() > ALL_ERRORS_UP_TO => {
-            report.not_toml(&[first]);
+            report.not_toml(vec![first]);
             Spanned::new(0..0, DeTable::new())
         }
         Err(_) => {
             let (root, errors) = DeTable::parse_recoverable(text);
-            report.not_toml(&errors);
+            report.not_toml(errors);
             root
         }
     }
@@ -180,4 +180,67 @@ fn services<'a>(root: &Table<'a>) -> Vec<Draft<'a>> {
         Some(service::service(name, &table))
     };
     entries.into_iter().filter_map(draft).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::Value;
+
+    use super::super::{monitor, server};
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../conf/plimsoll.toml");
+
+    /// Every table of keys that a section is read by, and where in the document; `*` is a name.
+    const SECTIONS: &[(&str, &[Key])] = &[
+        ("", KEYS),
+        (".daemon", DAEMON_KEYS),
+        (".api", API_KEYS),
+        (".bgp", bgp::KEYS),
+        (".bgp.peer", bgp::PEER_KEYS),
+        (".service.*", service::KEYS),
+        (".service.*.bgp", service::BGP_KEYS),
+        (".service.*.server", server::KEYS),
+        (".service.*.monitor", monitor::IDLE_CONNECTION_KEYS),
+        (".service.*.monitor", monitor::PROXY_FETCH_KEYS),
+    ];
+
+    /// Notes the path of each key below a value, those of list elements as if there were no list.
+    fn paths(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+        if let Some(list) = value.as_array() {
+            list.iter().for_each(|element| paths(path, element, found));
+        }
+        for (key, value) in value.as_table().into_iter().flatten() {
+            let key = if path == ".service" { "*" } else { key };
+            let path = format!("{path}.{key}");
+            paths(&path, value, found);
+            found.insert(path);
+        }
+    }
+
+    #[test]
+    fn the_example_has_every_key() {
+        let mut found = BTreeSet::new();
+        paths("", &Value::Table(EXAMPLE.parse().unwrap()), &mut found);
+        for (section, keys) in SECTIONS {
+            for key in *keys {
+                let path = format!("{section}.{}", key.name);
+                assert!(found.contains(&path), "{path} is not in conf/plimsoll.toml");
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_names_pybals_keys() {
+        for key in SECTIONS.iter().flat_map(|(_, keys)| *keys) {
+            if let Some(pybal) = key.pybal {
+                let says = |line: &str| {
+                    line.starts_with('#') && line.contains("PyBal: ") && line.contains(pybal)
+                };
+                assert!(EXAMPLE.lines().any(says), "{}: PyBal's {pybal}", key.name);
+            }
+        }
+    }
 }

@@ -62,12 +62,9 @@ impl<'a> Node<'a> {
     pub(super) fn string(&self, expected: &str, example: &str) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
-            let right = match self.value {
-                DeValue::Integer(_) | DeValue::Float(_) => {
-                    format!("it in quotes, like {example:?}")
-                }
-                _ => format!("{example:?}"),
-            };
+            let number = self.value.is_integer() || self.value.is_float();
+            let in_quotes = if number { "it in quotes, like " } else { "" };
+            let right = format!("{in_quotes}{example:?}");
             self.wrong_type(expected, &right);
         }
         text
@@ -313,9 +310,11 @@ impl<'a> Table<'a> {
 
     fn node(&self, key: &Spanned<Cow<'a, str>>, value: &'a Spanned<DeValue<'a>>) -> Node<'a> {
         // A table's span is its header, and its key may have been seen first in another header.
-        let offset = match value.get_ref() {
-            DeValue::Table(_) => value.span().start,
-            _ => key.span().start,
+        let table = value.get_ref().is_table();
+        let offset = if table {
+            value.span().start
+        } else {
+            key.span().start
         };
         Node {
             place: self.place.child(key.get_ref(), offset),

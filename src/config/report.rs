@@ -17,7 +17,8 @@ struct Noted {
     mistakes: Vec<Mistake>,
     /// Those that did not fit.
     more: usize,
-    /// Lines that are not TOML, sorted.
+    not_toml: bool,
+    /// The lines that are not TOML, sorted.
     broken: Vec<usize>,
 }
 
@@ -30,25 +31,40 @@ impl<'a> Report<'a> {
     }
 
     /// Notes what the TOML parser says; to be called before anything else is noted.
-    pub(super) fn not_toml(&self, errors: &[toml::de::Error]) {
+    pub(super) fn not_toml(&self, mut errors: Vec<toml::de::Error>) {
+        // Each of a hundred brackets that are never closed is told at the end of the file.
+        errors.dedup_by(|a, b| a.span() == b.span() && a.message() == b.message());
         let mut noted = self.noted.borrow_mut();
-        for error in errors {
-            let span = error.span().unwrap_or_default();
-            let (line, column) = self.lines.line_and_column(span.start);
-            noted.broken.push(line);
-            let at = match self.lines.text.get(span) {
-                Some(found) if !found.trim().is_empty() => format!(" at {}", quoted(found)),
-                _ => String::new(),
-            };
-            let text = format!("not TOML{at}: {}", error.message());
-            noted.push(Mistake {
-                line: Some(line),
-                column: Some(column),
-                key: String::new(),
-                text,
-            });
-        }
+        noted.not_toml = !errors.is_empty();
+        let lines = errors
+            .iter()
+            .filter_map(|error| Some(self.lines.line(error.span()?.start)));
+        noted.broken.extend(lines);
         noted.broken.sort_unstable();
+        noted.more = errors.len().saturating_sub(Mistakes::LISTED);
+        errors.truncate(Mistakes::LISTED);
+        noted.mistakes = errors.iter().map(|error| self.syntax(error)).collect();
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> Mistake {
+        // One that has no span is about nesting.
+        let place = error
+            .span()
+            .map(|span| self.lines.line_and_column(span.start));
+        let found = error
+            .span()
+            .and_then(|span| self.lines.text.get(span))
+            .unwrap_or_default();
+        let at = match found.trim() {
+            "" => String::new(),
+            _ => format!(" at {}", quoted(found)),
+        };
+        Mistake {
+            line: place.map(|(line, _)| line),
+            column: place.map(|(_, column)| column),
+            key: String::new(),
+            text: format!("not TOML{at}: {}", error.message()),
+        }
     }
 
     fn note(&self, path: &str, offset: usize, text: String) {
@@ -65,8 +81,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    fn any_broken(&self) -> bool {
-        !self.noted.borrow().broken.is_empty()
+    fn any_not_toml(&self) -> bool {
+        self.noted.borrow().not_toml
     }
 
     /// `Ok` if nothing was noted.
@@ -173,7 +189,7 @@ impl<'a> Place<'a> {
     /// Notes that `key` is not there. Says nothing in a file that is not TOML throughout: there the
     /// key may well be in what could not be read.
     pub(super) fn missing(&self, key: &str, text: impl Display) {
-        if !self.report.any_broken() {
+        if !self.report.any_not_toml() {
             self.report
                 .note(&join(&self.path, key), self.offset, text.to_string());
         }

@@ -1,5 +1,6 @@
 //! What a single value may be: durations, addresses, AS numbers, paths. Knows no key.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,20 +27,22 @@ pub(super) const TIMEOUT: Durations = Durations {
 };
 
 pub(super) fn duration(node: &Node<'_>, allowed: &Durations) -> Option<Duration> {
-    let text = node.string("a duration in quotes", allowed.example)?;
-    let duration = match humantime::parse_duration(text) {
-        Ok(duration) => duration,
-        Err(_) => {
-            let right = match text.trim().parse::<u32>() {
-                Ok(number) => format!("\"{number}s\" if seconds are meant"),
-                Err(_) => format!("a number and a unit, like {:?}", allowed.example),
-            };
-            node.mistake(format_args!(
-                "{} is not a duration; write {right}",
-                quoted(text)
-            ));
-            return None;
-        }
+    if let Some(number) = node.number() {
+        let right = format!("\"{number}s\" if seconds are meant");
+        node.wrong_type("a duration", &right);
+        return None;
+    }
+    let text = node.string("a duration", allowed.example)?;
+    let Ok(duration) = humantime::parse_duration(text) else {
+        let right = match text.trim().parse::<u32>() {
+            Ok(number) => format!("\"{number}s\" if seconds are meant"),
+            Err(_) => format!("a number and a unit, like {:?}", allowed.example),
+        };
+        node.mistake(format_args!(
+            "{} is not a duration; write {right}",
+            quoted(text)
+        ));
+        return None;
     };
     if duration < allowed.least || duration > allowed.most {
         let [least, most] = [allowed.least, allowed.most].map(humantime::format_duration);
@@ -141,19 +144,18 @@ pub(super) fn no_unicast(address: IpAddr) -> Option<(&'static str, String)> {
 
 /// Addresses and ports to listen on, `[]` for none.
 pub(super) fn listen(node: &Node<'_>) -> Option<Vec<SocketAddr>> {
-    let mut good = Vec::new();
+    let mut seen = BTreeSet::new();
     let items = node.items();
-    for item in &items {
-        let Some(address) = socket_address(item) else {
-            continue;
-        };
-        if good.contains(&address) {
+    let address = |item| {
+        let address = socket_address(item)?;
+        if !seen.insert(address) {
             item.mistake(format_args!(
                 "{address} stands in the list twice; leave one of them out"
             ));
         }
-        good.push(address);
-    }
+        Some(address)
+    };
+    let good: Vec<_> = items.iter().filter_map(address).collect();
     (good.len() == items.len()).then_some(good)
 }
 
