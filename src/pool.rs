@@ -266,6 +266,7 @@ impl Pool {
         for ((host, member), before) in self.members.iter().zip(before) {
             tell(
                 &self.config,
+                self.judged,
                 host,
                 before,
                 member.pooled,
@@ -394,6 +395,7 @@ fn share<T: PartialEq>(new: T, old: Option<&Arc<T>>) -> Arc<T> {
 
 fn tell(
     config: &config::Service,
+    judged: bool,
     host: &Host,
     before: Pooled,
     after: Pooled,
@@ -405,8 +407,12 @@ fn tell(
             counters.could_not_depool += 1;
             warn!(%service, %host, "could not depool: too many are down");
         }
+        // At a start nobody has been checked yet: that is no fault.
+        (Pooled::No, Pooled::Held(why)) if judged => {
+            warn!(%service, %host, %why, "pooled though it is not up")
+        }
         (Pooled::No, Pooled::Held(why)) => {
-            warn!(%service, %host, %why, "pooled though it should not be")
+            info!(%service, %host, %why, "pooled before its first checks")
         }
         (Pooled::Yes, Pooled::Held(why)) => warn!(%service, %host, %why, "held in the pool"),
         (Pooled::No, Pooled::Yes) => info!(%service, %host, "pooled"),
