@@ -86,7 +86,7 @@ fn starts_anew(old: &Service, new: &Service) -> bool {
     let same_config = Arc::ptr_eq(&old.config, &new.config);
     let forgotten =
         new.source == Source::Waiting && (old.source != Source::Waiting || !same_config);
-    !same_config && path(old) != path(new) || path(new).is_some() && forgotten
+    path(old) != path(new) || (path(new).is_some() && forgotten)
 }
 
 fn path(service: &Service) -> Option<&Path> {

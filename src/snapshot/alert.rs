@@ -5,8 +5,6 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::event::SessionState;
 use crate::service::{Host, ServiceName};
 use crate::snapshot::{
@@ -16,8 +14,7 @@ use crate::snapshot::{
 /// A fault's text is shown up to here; a broken file can make one as long as it likes.
 const LONGEST_FAULT: usize = 1000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Traffic is served as it should be, but something must be looked after.
     Warning,
@@ -40,8 +37,7 @@ impl fmt::Display for Severity {
 
 /// One condition. The order of the variants is the order in which an operator reads them;
 /// the first two are PyBal's and speak in its words, byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alert {
     /// PyBal's CRITICAL: held by the depool threshold.
     MarkedDownButPooled {
@@ -286,12 +282,16 @@ fn too_small(service: &Service) -> bool {
 
 /// Whether clients find nobody and no answer is on its way that could change this.
 fn nothing_pooled(service: &Service) -> bool {
-    let resolving = |s: &Server| s.enabled() && s.address.is_none() && s.unresolved.is_none();
     service.source != Source::Waiting
-        && !service
-            .servers
-            .values()
-            .any(|s| s.pooled.in_ipvs() || resolving(s))
+        && !(service.servers.values()).any(|s| s.pooled.in_ipvs() || s.enabled() && awaited(s))
+}
+
+/// Whether its name is being resolved or its first check is under way.
+fn awaited(server: &Server) -> bool {
+    match server.address {
+        None => server.unresolved.is_none(),
+        Some(_) => server.health == Health::Unknown,
+    }
 }
 
 fn nothing_weighted(service: &Service) -> bool {
@@ -345,18 +345,12 @@ impl fmt::Display for Alert {
                 write!(f, "{service}: All pooled servers have weight 0")
             }
             Alert::HeldByGuard { service, hosts } => {
-                write!(
-                    f,
-                    "{service}: Against the server list, depool-guard keeps {} pooled",
-                    List(hosts)
-                )
+                let hosts = List(hosts);
+                write!(f, "{service}: Against the server list, depool-guard keeps {hosts} pooled")
             }
             Alert::Unidentified { service, hosts } => {
                 let hosts = List(hosts);
-                write!(
-                    f,
-                    "{service}: IPVS had {hosts}, kept until every listed name has an address"
-                )
+                write!(f, "{service}: IPVS had {hosts}, kept until every listed name has an address")
             }
             Alert::ListFailed {
                 service,
@@ -484,8 +478,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::event::Session;
-    use crate::snapshot::sample;
     use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
+    use crate::snapshot::sample;
 
     use super::*;
 
@@ -559,6 +553,10 @@ mod tests {
             servers.values_mut().next().unwrap().address = None;
         });
         check(&snapshot([resolving]), &[]);
+        check(
+            &snapshot([service("new", 0.0, &["a unknown", "b down"])]),
+            &[],
+        );
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl Watcher {
             (self.looks.clone(), self.interest.clone(), self.path.clone());
         let looking = async move {
             // The permit goes with the thread, so that a hung one still counts when we are dropped.
+            // The semaphore is never closed, so this is never an error.
             let permit = looks.acquire_owned().await;
             let looking = tokio::task::spawn_blocking(move || {
                 let _permit = permit;

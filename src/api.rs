@@ -1,0 +1,176 @@
+//! Edge: the status API over HTTP/1.1, PyBal's paths and ours. It reads the newest snapshot and keeps
+//! nothing beside it; it changes nothing.
+//!
+//! ```text
+//!  TcpListener ─► run ─► connections ─► hyper ─► answer(request, snapshot) ─► text | json | metrics
+//! ```
+//!
+//! What a client may cost is bounded by [`Limits`]. Connections are bounded in number; a new one beyond
+//! that closes the oldest idle one, so that whoever hoards connections loses them and nobody waits.
+
+mod accept;
+mod answer;
+mod body;
+mod connections;
+mod json;
+mod metrics;
+mod patience;
+mod resource;
+mod text;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::snapshot::Snapshot;
+
+use connections::Connections;
+
+/// How long nothing is accepted after accept(2) failed, for want of file descriptors say.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What the kernel may hold for a client that does not read.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// What clients may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a request's head may take to come, the idle time before it included.
+    pub head: Duration,
+    /// How long a client may refuse to take even one more byte of an answer.
+    pub stalled: Duration,
+    /// Open connections.
+    pub connections: usize,
+    /// Bytes of a request's head, and about the bytes that are buffered for a connection.
+    pub buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head: Duration::from_secs(5),
+            stalled: Duration::from_secs(10),
+            connections: 256,
+            buffer: 16 << 10,
+        }
+    }
+}
+
+/// An address of `[api] listen` that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("the API cannot listen on {address}")]
+pub struct BindError {
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+/// Listens on all of the addresses. `[::1]` is left out with a warning if the host has no IPv6:
+/// it stands in the default, and such a host must come up too.
+#[expect(
+    clippy::unused_async,
+    reason = "a tokio listener needs the runtime; async says so"
+)]
+pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        match listen(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if no_ipv6(address, &error) => {
+                warn!(%address, %error, "no IPv6 on this host, the API does not listen there");
+            }
+            Err(source) => return Err(BindError { address, source }),
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        // 0.0.0.0 and [::] may both be listed.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let absent = matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    );
+    address.ip() == IpAddr::from(std::net::Ipv6Addr::LOCALHOST) && absent
+}
+
+/// Answers on all listeners, for ever.
+pub async fn run(listeners: Vec<TcpListener>, snapshots: watch::Receiver<Arc<Snapshot>>) {
+    run_within(Limits::default(), listeners, snapshots).await;
+}
+
+/// [`run`] with other limits.
+pub async fn run_within(
+    limits: Limits,
+    listeners: Vec<TcpListener>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) {
+    let mut connections = Connections::new(limits, snapshots);
+    let mut next = 0;
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = poll_fn(|cx| accept(&listeners, &mut next, cx)) => accepted,
+            () = connections.reap() => continue,
+        };
+        match accepted {
+            Ok(stream) => {
+                failing = false;
+                connections.admit(stream);
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(%error, "the API cannot accept a connection");
+                }
+                failing = true;
+                // Connections that end meanwhile free what is wanting.
+                let _ = timeout(PAUSE, async {
+                    loop {
+                        connections.reap().await
+                    }
+                })
+                .await;
+            }
+        }
+    }
+}
+
+/// The next connection of any listener, each in its turn.
+fn accept(
+    listeners: &[TcpListener],
+    next: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<TcpStream>> {
+    for _ in listeners {
+        let listener = &listeners[*next % listeners.len()];
+        *next = next.wrapping_add(1);
+        if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+            return Poll::Ready(accepted.map(|(stream, _)| stream));
+        }
+    }
+    Poll::Pending
+}

@@ -1,0 +1,126 @@
+//! `Accept` → text or JSON (RFC 9110 section 12.5.1). Text unless JSON is liked better: PyBal gives
+//! JSON only to those who ask for it.
+
+use hyper::HeaderMap;
+use hyper::header::ACCEPT;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+}
+
+impl Form {
+    pub(super) fn wanted(headers: &HeaderMap) -> Form {
+        let values = headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let ranges = values
+            .flat_map(|value| value.split(','))
+            .filter_map(Range::parse);
+        let ranges: Vec<Range<'_>> = ranges.collect();
+        let json = quality(&ranges, "application", "json");
+        if json > quality(&ranges, "text", "plain") {
+            Form::Json
+        } else {
+            Form::Text
+        }
+    }
+}
+
+/// One media range of the header and its weight in thousandths.
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    quality: u16,
+}
+
+impl Range<'_> {
+    fn parse(text: &str) -> Option<Range<'_>> {
+        let mut parts = text.split(';').map(str::trim);
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let quality = parts.find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim()
+                .eq_ignore_ascii_case("q")
+                .then(|| thousandths(value.trim()))
+        });
+        Some(Range {
+            kind,
+            subtype,
+            quality: quality.unwrap_or(1000),
+        })
+    }
+
+    /// 0: does not match; the more, the closer.
+    fn matches(&self, kind: &str, subtype: &str) -> u8 {
+        match (self.kind, self.subtype) {
+            ("*", "*") => 1,
+            (k, "*") if k.eq_ignore_ascii_case(kind) => 2,
+            (k, s) if k.eq_ignore_ascii_case(kind) && s.eq_ignore_ascii_case(subtype) => 3,
+            _ => 0,
+        }
+    }
+}
+
+/// The weight that the closest range gives.
+fn quality(ranges: &[Range<'_>], kind: &str, subtype: &str) -> u16 {
+    let matching = ranges
+        .iter()
+        .map(|range| (range.matches(kind, subtype), range.quality));
+    matching
+        .filter(|(closeness, _)| *closeness > 0)
+        .max()
+        .map_or(0, |(_, quality)| quality)
+}
+
+/// Nonsense counts as 1, as if it were not there.
+fn thousandths(value: &str) -> u16 {
+    let quality = value
+        .parse::<f32>()
+        .ok()
+        .filter(|quality| (0.0..=1.0).contains(quality));
+    quality.map_or(1000, |quality| (quality * 1000.0).round() as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        for (accept, expected) in [
+            (&[][..], Form::Text),
+            (&["*/*"], Form::Text),
+            (&[""], Form::Text),
+            (&["text/plain"], Form::Text),
+            (&["text/html"], Form::Text),
+            (&["application/json"], Form::Json),
+            (&["Application/JSON; charset=utf-8"], Form::Json),
+            (&["application/*"], Form::Json),
+            (&["application/json;q=0"], Form::Text),
+            (&["application/json, text/plain"], Form::Text),
+            (&["application/json, text/plain;q=0.9"], Form::Json),
+            (&["application/json;q=0.8, text/plain;q=0.9"], Form::Text),
+            (&["application/json, */*;q=0.1"], Form::Json),
+            (&["application/json;q=0.1, */*"], Form::Text),
+            (
+                &["text/plain;q=0.2", "application/json ; Q=0.300"],
+                Form::Json,
+            ),
+            (
+                &["*/*;q=1, text/*;q=0.5, text/plain;q=0.1, application/*;q=0.2"],
+                Form::Json,
+            ),
+            (&["application/json;q=7"], Form::Json),
+            (&["json"], Form::Text),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(ACCEPT, value.parse().unwrap());
+            }
+            assert_eq!(Form::wanted(&headers), expected, "{accept:?}");
+        }
+    }
+}

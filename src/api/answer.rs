@@ -1,0 +1,183 @@
+//! Request and snapshot → response. Pure but for what the body does later.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::snapshot::Snapshot;
+use crate::snapshot::alert::{Alert, Severity};
+
+use super::accept::Form;
+use super::body::{Answer, Content};
+use super::metrics::{self, Pages};
+use super::resource::Resource;
+use super::{json, text};
+
+/// PyBal's words for what is not there.
+const NOT_FOUND: &str = "The desired url was not found";
+const NOT_ALLOWED: &str = "Only GET and HEAD are allowed";
+
+/// The body of the request is not looked at.
+pub(super) fn answer<B>(
+    request: &Request<B>,
+    snapshot: Arc<Snapshot>,
+    busy: Arc<AtomicBool>,
+) -> Response<Answer> {
+    let form = Form::wanted(request.headers());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut response = worded(status, form, error(NOT_ALLOWED, form), busy);
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let resource = Resource::of(request.uri().path());
+    if resource == Resource::Metrics {
+        let pages = Content::Metrics {
+            pages: Pages::new(snapshot),
+            pause: false,
+        };
+        return response(
+            StatusCode::OK,
+            metrics::CONTENT_TYPE,
+            Answer::new(pages, busy),
+        );
+    }
+    match found(&resource, &snapshot, form) {
+        Some(text) => worded(StatusCode::OK, form, text, busy),
+        None => worded(StatusCode::NOT_FOUND, form, error(NOT_FOUND, form), busy),
+    }
+}
+
+fn worded(status: StatusCode, form: Form, text: String, busy: Arc<AtomicBool>) -> Response<Answer> {
+    let content_type = match form {
+        Form::Text => "text/plain",
+        Form::Json => "application/json",
+    };
+    response(
+        status,
+        content_type,
+        Answer::new(Content::Text(Bytes::from(text)), busy),
+    )
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// `None`: there is no such thing.
+fn found(resource: &Resource, snapshot: &Snapshot, form: Form) -> Option<String> {
+    match resource {
+        Resource::Pools => Some(match form {
+            Form::Text => text::pools(snapshot),
+            Form::Json => json::pools(snapshot),
+        }),
+        Resource::Pool(pool) => {
+            let service = snapshot.services.get(pool.as_str())?;
+            Some(match form {
+                Form::Text => text::pool(service),
+                Form::Json => json::pool(service),
+            })
+        }
+        Resource::Server { pool, host } => {
+            let service = snapshot.services.get(pool.as_str())?;
+            let server = service.servers.get(host.as_str())?;
+            Some(match form {
+                Form::Text => text::server(server),
+                Form::Json => json::server(service, server),
+            })
+        }
+        Resource::Alerts => {
+            let (status, message) = summary(&snapshot.alerts());
+            Some(match form {
+                Form::Text => text::alerts(status, &message),
+                Form::Json => json::alerts(status, &message),
+            })
+        }
+        // That this is answered is the answer.
+        Resource::Healthz => Some(match form {
+            Form::Text => "ok\n".to_owned(),
+            Form::Json => json::healthy(),
+        }),
+        Resource::Metrics | Resource::Unknown => None,
+    }
+}
+
+fn error(text: &str, form: Form) -> String {
+    match form {
+        Form::Text => text.to_owned(),
+        Form::Json => json::error(text),
+    }
+}
+
+/// PyBal's status word and message. With its own alerts alone they are its very bytes: the critical ones
+/// joined by `; `, or else each warning followed by `. `. Ours stand among them in the same way. Once
+/// something is critical PyBal leaves out that a pool is too small, and so do we.
+fn summary(alerts: &[Alert]) -> (&'static str, String) {
+    match alerts.iter().map(Alert::severity).max() {
+        None => ("ok", "All pools are healthy".to_owned()),
+        Some(Severity::Warning) => (
+            "warning",
+            alerts.iter().map(|alert| format!("{alert}. ")).collect(),
+        ),
+        Some(Severity::Critical) => {
+            let told = alerts
+                .iter()
+                .filter(|alert| !matches!(alert, Alert::TooSmall { .. }));
+            let told: Vec<String> = told.map(Alert::to_string).collect();
+            ("critical", told.join("; "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::sample::{service, snapshot};
+
+    use super::*;
+
+    #[test]
+    fn pybals_alerts_and_ours_among_them() {
+        let check = |snapshot: &Snapshot, expected: &str| {
+            let (status, message) = summary(&snapshot.alerts());
+            assert_eq!(text::alerts(status, &message), expected);
+        };
+        let healthy = || service("ok", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+        let small = |name| service(name, 1.0, &["a up pooled", "b up pooled"]);
+        let held = |name| service(name, 0.5, &["mw2 held", "mw1 held", "mw3 down"]);
+        check(&snapshot([healthy()]), "OK - All pools are healthy");
+        check(
+            &snapshot([healthy(), small("y"), small("x")]),
+            "WARNING - Pool x is too small to allow depooling. \
+             Pool y is too small to allow depooling. ",
+        );
+        check(
+            &snapshot([held("y"), small("z"), held("x")]),
+            "CRITICAL - x: Servers mw1, mw2 are marked down but pooled; \
+             y: Servers mw1, mw2 are marked down but pooled",
+        );
+
+        let mut ours = snapshot([small("x"), held("y")]);
+        ours.reload_refused = Some("line 1".into());
+        check(
+            &ours,
+            "CRITICAL - y: Servers mw1, mw2 are marked down but pooled; \
+             reload: Refused, the old configuration stays: line 1",
+        );
+        ours.services.remove("y");
+        check(
+            &ours,
+            "WARNING - Pool x is too small to allow depooling. \
+             reload: Refused, the old configuration stays: line 1. ",
+        );
+    }
+}

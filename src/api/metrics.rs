@@ -1,0 +1,325 @@
+//! `/metrics`: a snapshot → OpenMetrics text, a page at a time. Names are PyBal's with `plimsoll_` for
+//! `pybal_`; nothing is counted here, all figures stand in the snapshot.
+
+mod families;
+
+use std::fmt;
+use std::slice;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric, MetricEncoder, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::registry::Registry;
+
+use crate::service::ServiceName;
+use crate::snapshot::{Service, Snapshot};
+
+use families::FAMILIES;
+
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Services, or their servers, a page: some 20 KiB of text, a fraction of a millisecond of work.
+const PAGE: usize = 128;
+
+/// A metric family: its name without `plimsoll_` and `_total`, what it says, and how it is read.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    samples: Samples,
+}
+
+/// Where a family's samples are read from.
+enum Samples {
+    Whole(fn(&Snapshot, &mut Writer<'_>) -> fmt::Result),
+    EachService(fn(&ServiceName, &Service, &mut Writer<'_>) -> fmt::Result),
+    /// The same, with some for each server of it.
+    EachServer(fn(&ServiceName, &Service, &mut Writer<'_>) -> fmt::Result),
+}
+
+/// The text of one snapshot, page by page.
+pub(super) struct Pages {
+    snapshot: Arc<Snapshot>,
+    families: slice::Iter<'static, Family>,
+    /// The family that is being written, and the first service that is still to come.
+    rest: Option<(&'static Family, ServiceName)>,
+    ended: bool,
+}
+
+impl Pages {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Pages {
+        Pages {
+            snapshot,
+            families: FAMILIES.iter(),
+            rest: None,
+            ended: false,
+        }
+    }
+
+    /// Writes services from `first` on until the page is full and leaves the rest for the next one.
+    fn page(&mut self, family: &'static Family, first: Option<ServiceName>) -> String {
+        let snapshot = self.snapshot.clone();
+        let with_head = first.is_none();
+        let first = first.as_ref().or_else(|| snapshot.services.keys().next());
+        let mut part = Part {
+            family,
+            snapshot: snapshot.clone(),
+            services: Vec::new(),
+        };
+        let mut room = PAGE;
+        let services = first.map(|first| snapshot.services.range::<_, ServiceName>(first..));
+        for (name, service) in services.into_iter().flatten() {
+            let size = match family.samples {
+                Samples::Whole(_) => break,
+                Samples::EachService(_) => 1,
+                Samples::EachServer(_) => service.servers.len().max(1),
+            };
+            if size > room && !part.services.is_empty() {
+                self.rest = Some((family, name.clone()));
+                break;
+            }
+            room = room.saturating_sub(size);
+            part.services.push((name.clone(), service.clone()));
+        }
+        encoded(part, with_head)
+    }
+}
+
+impl Iterator for Pages {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        if let Some((family, first)) = self.rest.take() {
+            return Some(self.page(family, Some(first)));
+        }
+        if let Some(family) = self.families.next() {
+            return Some(self.page(family, None));
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let mut end = String::new();
+        // Writing to a string cannot fail.
+        let _ = text::encode_eof(&mut end);
+        Some(end)
+    }
+}
+
+fn encoded(part: Part, with_head: bool) -> String {
+    let mut registry = Registry::with_prefix("plimsoll");
+    registry.register_collector(Box::new(part));
+    let mut page = String::new();
+    // Writing to a string cannot fail.
+    let _ = text::encode_registry(&mut page, &registry);
+    if !with_head {
+        // A family's HELP and TYPE stand once, before the first of its samples.
+        let head: usize = page.split_inclusive('\n').take(2).map(str::len).sum();
+        page.drain(..head);
+    }
+    page
+}
+
+/// Some services' samples of one family.
+struct Part {
+    family: &'static Family,
+    snapshot: Arc<Snapshot>,
+    services: Vec<(ServiceName, Arc<Service>)>,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.family.name)
+    }
+}
+
+impl Collector for Part {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Family {
+            name,
+            help,
+            kind,
+            samples,
+        } = self.family;
+        let mut writer = Writer(encoder.encode_descriptor(name, help, None, *kind)?);
+        match samples {
+            Samples::Whole(write) => write(&self.snapshot, &mut writer),
+            Samples::EachService(write) | Samples::EachServer(write) => {
+                let mut services = self.services.iter();
+                services.try_for_each(|(name, service)| write(name, service, &mut writer))
+            }
+        }
+    }
+}
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// Writes one family's samples.
+struct Writer<'a>(MetricEncoder<'a>);
+
+impl Writer<'_> {
+    fn gauge(&mut self, labels: Labels<'_>, value: impl EncodeGaugeValue) -> fmt::Result {
+        if labels.is_empty() {
+            return self.0.encode_gauge(&value);
+        }
+        self.0.encode_family(&labels)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.0.encode_family(&labels)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::event::{Session, SessionState};
+    use crate::snapshot::{Mode, Refusal, sample};
+
+    use super::*;
+
+    fn all(snapshot: Snapshot) -> String {
+        Pages::new(Arc::new(snapshot)).collect()
+    }
+
+    /// Holds the text to the format's rules: heads once and first, names under their head, no sample
+    /// twice, the end at the end. Returns the samples.
+    fn samples(text: &str) -> Vec<&str> {
+        let body = text.strip_suffix("# EOF\n").expect("no end");
+        let mut families = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let (mut family, mut suffix) = ("", "");
+        for line in body.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                family = help.split_once(' ').expect("help without text").0;
+                assert!(families.insert(family), "{family} comes twice");
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(name, family);
+                suffix = if kind == "counter" { "_total" } else { "" };
+            } else {
+                let (series, value) = line.rsplit_once(' ').expect("no value");
+                let name = series.split('{').next().unwrap();
+                assert_eq!(name, format!("{family}{suffix}"), "{line}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert!(seen.insert(series), "{line} comes twice");
+            }
+        }
+        body.lines().filter(|line| !line.starts_with('#')).collect()
+    }
+
+    #[test]
+    fn an_empty_snapshot() {
+        let text = all(sample::snapshot([]));
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            samples(&text),
+            [
+                &format!("plimsoll_build_info{{version=\"{version}\"}} 1"),
+                "plimsoll_mode{mode=\"real\"} 1",
+                "plimsoll_alerts{severity=\"warning\"} 0",
+                "plimsoll_alerts{severity=\"critical\"} 0",
+                "plimsoll_bgp_enabled 0",
+                "plimsoll_reload_refused 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_each_says() {
+        let web = [
+            "a up pooled",
+            "b held",
+            "c disabled up",
+            "d unknown",
+            "e gone up guarded",
+        ];
+        let web = sample::edit(sample::service("web", 0.5, &web), |service| {
+            service.floor = 2;
+            service.counters.could_not_depool = 7;
+            service.counters.repaired = 3;
+            let servers = Arc::make_mut(&mut service.servers);
+            // Two monitors of one type: down if one of them is.
+            let a = servers.get_mut("a").unwrap();
+            a.monitors.extend(sample::server("b held").1.monitors);
+        });
+        let mut snapshot = sample::snapshot([web]);
+        snapshot.mode = Mode::DryRun;
+        snapshot.config = sample::bgp(&["10.0.0.1", "2001:db8::1"]);
+        let session = Session {
+            state: SessionState::Established,
+            fault: None,
+        };
+        snapshot.peers = Arc::new([(sample::ip("2001:db8::1"), session)].into());
+        let (address, mut vip) = sample::vip("192.0.2.2", false, None);
+        Arc::make_mut(&mut vip).announce = Err(Refusal::AddressMissing);
+        snapshot
+            .vips
+            .extend([sample::vip("192.0.2.1", true, None), (address, vip)]);
+        let text = all(snapshot);
+        let samples = samples(&text);
+        for expected in [
+            r#"plimsoll_mode{mode="dry-run"} 1"#,
+            r#"plimsoll_alerts{severity="warning"} 2"#,
+            r#"plimsoll_alerts{severity="critical"} 1"#,
+            r#"plimsoll_service_servers{service="web"} 4"#,
+            r#"plimsoll_service_servers_enabled{service="web"} 3"#,
+            r#"plimsoll_service_servers_up{service="web"} 3"#,
+            r#"plimsoll_service_servers_pooled{service="web"} 3"#,
+            r#"plimsoll_service_servers_held{service="web",reason="depool-threshold"} 1"#,
+            r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 1"#,
+            r#"plimsoll_service_unclaimed{service="web"} 0"#,
+            r#"plimsoll_service_can_depool{service="web"} 0"#,
+            r#"plimsoll_service_pooled_down_servers{service="web"} 1"#,
+            r#"plimsoll_service_depool_threshold{service="web"} 0.5"#,
+            r#"plimsoll_service_floor{service="web"} 2"#,
+            r#"plimsoll_service_could_not_depool_total{service="web"} 7"#,
+            r#"plimsoll_service_list_good{service="web"} 1"#,
+            r#"plimsoll_ipvs_applied{service="web"} 1"#,
+            r#"plimsoll_ipvs_repaired_total{service="web"} 3"#,
+            r#"plimsoll_monitor_status{service="web",host="a",monitor="proxy-fetch"} 0"#,
+            r#"plimsoll_monitor_status{service="web",host="b",monitor="proxy-fetch"} 0"#,
+            r#"plimsoll_monitor_status{service="web",host="c",monitor="proxy-fetch"} 1"#,
+            r#"plimsoll_monitor_up_transitions_total{service="web",host="a",monitor="proxy-fetch"} 4"#,
+            r#"plimsoll_monitor_down_transitions_total{service="web",host="b",monitor="proxy-fetch"} 1"#,
+            "plimsoll_bgp_enabled 1",
+            r#"plimsoll_bgp_session_established{local_asn="64600",peer="10.0.0.1"} 0"#,
+            r#"plimsoll_bgp_session_established{local_asn="64600",peer="2001:db8::1"} 1"#,
+            r#"plimsoll_vip_present{vip="192.0.2.2"} 0"#,
+            r#"plimsoll_vip_announced{vip="192.0.2.1"} 1"#,
+            r#"plimsoll_vip_announced{vip="192.0.2.2"} 0"#,
+            r#"plimsoll_vip_refused{vip="192.0.2.2",reason="address-missing"} 1"#,
+        ] {
+            assert!(
+                samples.contains(&expected),
+                "{expected} is missing in\n{text}"
+            );
+        }
+        // No result yet, no status.
+        assert!(!text.contains(r#"plimsoll_monitor_status{service="web",host="d""#));
+    }
+
+    #[test]
+    fn pages_are_short_and_lose_nothing() {
+        let hosts: Vec<String> = (0..20).map(|n| format!("cp{n} up pooled")).collect();
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        let mut snapshot = sample::snapshot([]);
+        let names = (0..1000).map(|n| format!("s{n}"));
+        snapshot.services = names
+            .map(|name| sample::service(&name, 0.5, &hosts))
+            .collect();
+        let pages: Vec<String> = Pages::new(Arc::new(snapshot)).collect();
+        assert!(pages.iter().all(|page| page.len() < 32 << 10));
+        let text = pages.concat();
+        let samples = samples(&text);
+        let count = |name: &str| samples.iter().filter(|line| line.starts_with(name)).count();
+        assert_eq!(count("plimsoll_service_servers{"), 1000);
+        assert_eq!(count("plimsoll_service_could_not_depool_total{"), 1000);
+        assert_eq!(count("plimsoll_monitor_status{"), 20_000);
+        assert_eq!(count("plimsoll_monitor_down_transitions_total{"), 20_000);
+    }
+}

@@ -1,0 +1,325 @@
+//! The families: what each is called, what it says, and where in the snapshot it stands.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::metrics::MetricType::{Counter, Gauge};
+use serde::Serialize;
+
+use crate::event::SessionState;
+use crate::service::ServiceName;
+use crate::snapshot::alert::Severity;
+use crate::snapshot::{
+    Applied, Health, Held, MonitorState, Pooled, Server, Service, Snapshot, Source,
+};
+
+use super::Samples::{EachServer, EachService, Whole};
+use super::{Family, Writer};
+
+pub(super) static FAMILIES: &[Family] = &[
+    Family {
+        name: "build_info",
+        help: "The version that runs; always 1.",
+        kind: Gauge,
+        samples: Whole(|_, w| w.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1_i64)),
+    },
+    Family {
+        name: "mode",
+        help: "What of the world is touched: real, memory-table or dry-run; always 1.",
+        kind: Gauge,
+        samples: Whole(|snapshot, w| w.gauge(&[("mode", &label(&snapshot.mode))], 1_i64)),
+    },
+    Family {
+        name: "alerts",
+        help: "Alerts of this severity, as in /alerts.",
+        kind: Gauge,
+        samples: Whole(alerts),
+    },
+    Family {
+        name: "service_servers",
+        help: "Servers that the list names.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], s.size)),
+    },
+    Family {
+        name: "service_servers_enabled",
+        help: "Servers that the list names and does not disable.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], count(s, Server::enabled))),
+    },
+    Family {
+        name: "service_servers_up",
+        help: "Servers whose monitors are all up.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], count(s, up))),
+    },
+    Family {
+        name: "service_servers_pooled",
+        help: "Servers in IPVS, held ones too.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| {
+            w.gauge(&[of(name)], count(s, |server| server.pooled.in_ipvs()))
+        }),
+    },
+    Family {
+        name: "service_servers_held",
+        help: "Servers in IPVS that should not be, by what holds them.",
+        kind: Gauge,
+        samples: EachService(held),
+    },
+    Family {
+        name: "service_can_depool",
+        help: "Whether one more server may be depooled for its health.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], i64::from(can_depool(s)))),
+    },
+    Family {
+        name: "service_pooled_down_servers",
+        help: "Servers that are down and pooled because too many are down.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], count(s, pooled_down))),
+    },
+    Family {
+        name: "service_depool_threshold",
+        help: "The fraction of the servers that stays pooled.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], s.config.depool_threshold.get())),
+    },
+    Family {
+        name: "service_floor",
+        help: "The least number of servers that stays pooled.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], s.floor)),
+    },
+    Family {
+        name: "service_could_not_depool",
+        help: "Times a server that should have been depooled was held.",
+        kind: Counter,
+        samples: EachService(|name, s, w| w.counter(&[of(name)], s.counters.could_not_depool)),
+    },
+    Family {
+        name: "service_list_good",
+        help: "Whether the newest server list is in force; 0: none came, or it could not be used.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| {
+            w.gauge(&[of(name)], i64::from(s.source == Source::Good))
+        }),
+    },
+    Family {
+        name: "ipvs_applied",
+        help: "Whether the kernel holds the service as wanted.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| {
+            w.gauge(&[of(name)], i64::from(s.applied == Applied::Yes))
+        }),
+    },
+    Family {
+        name: "ipvs_repaired",
+        help: "Times the kernel's table was mended after someone else changed it.",
+        kind: Counter,
+        samples: EachService(|name, s, w| w.counter(&[of(name)], s.counters.repaired)),
+    },
+    Family {
+        name: "monitor_status",
+        help: "Whether the monitor is up; absent before its first result.",
+        kind: Gauge,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| match monitor.up {
+                Some(up) => w.gauge(labels, i64::from(up)),
+                None => Ok(()),
+            })
+        }),
+    },
+    Family {
+        name: "monitor_up_transitions",
+        help: "Times the monitor went up.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.counter(labels, monitor.up_transitions)
+            })
+        }),
+    },
+    Family {
+        name: "monitor_down_transitions",
+        help: "Times the monitor went down.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.counter(labels, monitor.down_transitions)
+            })
+        }),
+    },
+    Family {
+        name: "bgp_enabled",
+        help: "Whether BGP is configured.",
+        kind: Gauge,
+        samples: Whole(|s, w| w.gauge(&[], i64::from(s.config.bgp.is_some()))),
+    },
+    Family {
+        name: "bgp_session_established",
+        help: "Whether the session with the peer is established.",
+        kind: Gauge,
+        samples: Whole(sessions),
+    },
+    Family {
+        name: "vip_present",
+        help: "Whether the address is on this host.",
+        kind: Gauge,
+        samples: Whole(|snapshot, w| {
+            let mut vips = snapshot.vips.iter();
+            vips.try_for_each(|(address, vip)| {
+                w.gauge(&[("vip", &address.to_string())], i64::from(vip.present))
+            })
+        }),
+    },
+    Family {
+        name: "vip_announced",
+        help: "Whether the address shall be announced.",
+        kind: Gauge,
+        samples: Whole(|snapshot, w| {
+            let mut vips = snapshot.vips.iter();
+            vips.try_for_each(|(address, vip)| {
+                w.gauge(
+                    &[("vip", &address.to_string())],
+                    i64::from(vip.announce.is_ok()),
+                )
+            })
+        }),
+    },
+    Family {
+        name: "vip_refused",
+        help: "Why the address is not announced; always 1.",
+        kind: Gauge,
+        samples: Whole(refusals),
+    },
+    Family {
+        name: "reload_refused",
+        help: "Whether the newest configuration was refused and an older one is in force.",
+        kind: Gauge,
+        samples: Whole(|s, w| w.gauge(&[], i64::from(s.reload_refused.is_some()))),
+    },
+];
+
+fn of(name: &ServiceName) -> (&'static str, &str) {
+    ("service", name.as_str())
+}
+
+fn count(service: &Service, which: impl Fn(&Server) -> bool) -> usize {
+    service
+        .servers
+        .values()
+        .filter(|server| which(server))
+        .count()
+}
+
+fn up(server: &Server) -> bool {
+    server.health == Health::Up
+}
+
+fn pooled_down(server: &Server) -> bool {
+    server.pooled == Pooled::Held(Held::DepoolThreshold)
+}
+
+/// PyBal's rule: the servers that are enabled and up are still as many as the threshold asks for.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "PyBal compares as floats; pools are small"
+)]
+fn can_depool(service: &Service) -> bool {
+    let good = count(service, |server| server.enabled() && up(server));
+    good as f64 >= service.size as f64 * service.config.depool_threshold.get()
+}
+
+fn alerts(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
+    let alerts = snapshot.alerts();
+    Severity::ALL.iter().try_for_each(|severity| {
+        let count = alerts
+            .iter()
+            .filter(|alert| alert.severity() == *severity)
+            .count();
+        w.gauge(&[("severity", &severity.to_string())], count)
+    })
+}
+
+fn held(name: &ServiceName, service: &Service, w: &mut Writer<'_>) -> fmt::Result {
+    [Held::DepoolThreshold, Held::DepoolGuard, Held::NamesUnresolved]
+        .iter()
+        .try_for_each(|&reason| {
+            let held = count(service, |server| server.pooled == Pooled::Held(reason));
+            w.gauge(&[of(name), ("reason", &reason.to_string())], held)
+        })
+}
+
+/// All monitors of one type at one server: two of a type share their labels.
+#[derive(Default)]
+struct Monitors {
+    up: Option<bool>,
+    up_transitions: u64,
+    down_transitions: u64,
+}
+
+impl Monitors {
+    fn add(&mut self, monitor: &MonitorState) {
+        if let Some(result) = &monitor.result {
+            self.up = Some(result.is_ok() && self.up != Some(false));
+        }
+        self.up_transitions += monitor.up_transitions;
+        self.down_transitions += monitor.down_transitions;
+    }
+}
+
+fn each_monitor(
+    name: &ServiceName,
+    service: &Service,
+    mut write: impl FnMut(super::Labels<'_>, &Monitors) -> fmt::Result,
+) -> fmt::Result {
+    for (host, server) in &*service.servers {
+        let mut kinds: BTreeMap<&str, Monitors> = BTreeMap::new();
+        for monitor in &server.monitors {
+            kinds.entry(monitor.kind).or_default().add(monitor);
+        }
+        for (kind, monitors) in &kinds {
+            write(
+                &[of(name), ("host", host.as_str()), ("monitor", kind)],
+                monitors,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn sessions(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
+    let Some(bgp) = &snapshot.config.bgp else {
+        return Ok(());
+    };
+    let local = bgp.local_as.to_string();
+    bgp.peers.keys().try_for_each(|peer| {
+        let state = snapshot.peers.get(peer).map(|session| session.state);
+        let labels = [("local_asn", local.as_str()), ("peer", &peer.to_string())];
+        w.gauge(&labels, i64::from(state == Some(SessionState::Established)))
+    })
+}
+
+fn refusals(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
+    snapshot
+        .vips
+        .iter()
+        .try_for_each(|(address, vip)| match &vip.announce {
+            Ok(_) => Ok(()),
+            Err(refusal) => w.gauge(
+                &[("vip", &address.to_string()), ("reason", &label(refusal))],
+                1_i64,
+            ),
+        })
+}
+
+/// The name that an enum variant has wherever it is written.
+fn label(variant: &impl Serialize) -> String {
+    let value = serde_json::to_value(variant).ok();
+    value
+        .as_ref()
+        .and_then(|value| value.as_str())
+        .unwrap_or_default()
+        .to_owned()
+}
