@@ -1,5 +1,10 @@
 //! The sink on a table in memory, in paused time. What only the real kernel can show is in `integration/kernel.rs`.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the event that it expects; any other is wrong"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
