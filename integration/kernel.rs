@@ -402,7 +402,8 @@ fn a_change_is_in_the_kernel_at_once() {
             "one of 200: median {:?}, longest {:?}",
             times[10], times[20]
         );
-        assert!(times[10] < Duration::from_millis(5), "{times:?}");
+        // Far from what it takes, which is a tenth of it in user-mode-linux: other work on the machine is no failure.
+        assert!(times[10] < Duration::from_millis(20), "{times:?}");
     });
 }
 
