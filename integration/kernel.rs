@@ -340,7 +340,12 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
 }
 
 #[test]
-fn survives_a_reload_of_the_module() {
+fn survives_the_module_being_unloaded() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    assert!(
+        cpu.contains("User Mode Linux"),
+        "this would unload the machine's own ip_vs: run it in user-mode-linux"
+    );
     in_namespace(async {
         let mut lab = Lab::new();
         start(&mut lab).await;
@@ -348,23 +353,44 @@ fn survives_a_reload_of_the_module() {
         lab.publish();
         lab.expect_applied(1).await;
         let right = table();
-        // The sink may mend the table between the two.
         let unload = "ipvsadm -C
             for module in $(sed -n 's/^\\(ip_vs_[a-z]*\\) .*/\\1/p' /proc/modules); do rmmod $module; done 2>/dev/null
             rmmod ip_vs 2>/dev/null";
-        until("ip_vs is unloaded", || {
+        let unloaded = || {
             Command::new("sh")
                 .args(["-c", unload])
                 .status()
                 .unwrap()
                 .success()
-        })
-        .await;
+        };
+
+        // The sink's asking loads it again.
+        until("ip_vs is unloaded", unloaded).await;
+        let event = lab.event().await;
+        assert!(matches!(event, Event::Repaired { .. }), "{event:?}");
+        lab.expect_applied(1).await;
+        assert_eq!(table(), right);
+
+        // Now it can't be loaded for a while.
+        let modprobe = sh("cat /proc/sys/kernel/modprobe");
+        sh("echo /bin/false > /proc/sys/kernel/modprobe");
+        until("ip_vs is unloaded", unloaded).await;
         match lab.event().await {
-            Event::Repaired { .. } => {}
+            Event::NotApplied { fault, holds, .. } => {
+                assert!(fault.contains("no IPVS: modprobe ip_vs"), "{fault}");
+                assert!(!holds);
+            }
             other => panic!("{other:?}"),
         }
-        until("the table is back", || table() == right).await;
+        lab.quiet(Duration::from_secs(2)).await;
+        sh(&format!(
+            "echo {} > /proc/sys/kernel/modprobe",
+            modprobe.trim()
+        ));
+        let event = lab.event().await;
+        assert!(matches!(event, Event::Repaired { .. }), "{event:?}");
+        lab.expect_applied(1).await;
+        assert_eq!(table(), right);
     });
 }
 

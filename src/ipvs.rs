@@ -8,7 +8,7 @@
 //!
 //! Starting is the same path as running: what the table has is read and edited until it is as wanted, nothing is
 //! flushed, and when the process stops the table stays as it is. Services that are neither in the snapshot nor in
-//! the file of our own ([`owned`]) are somebody else's and never touched.
+//! the file of our own (`ipvs/owned.rs`) are somebody else's and never touched.
 //! It decides nothing: which servers are in a pool is the core's business.
 
 mod agenda;
@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -133,6 +134,8 @@ impl Sink {
         match done {
             Ok(()) => {
                 self.delay = None;
+                // Reading the table never waits, so whoever was told something gets its turn here.
+                yield_now().await;
                 Ok(())
             }
             Err(Undone::Ended) => Err(Ended),

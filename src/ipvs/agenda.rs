@@ -294,7 +294,14 @@ impl Agenda {
         }
         if self.next_round <= now {
             self.next_round = now + POLL;
-            self.round = self.targets.keys().copied().collect();
+            // What failed has its own time.
+            let due = |target: &Target| target.destinations.is_some() && target.later.is_none();
+            self.round = self
+                .targets
+                .iter()
+                .filter(|(_, target)| due(target))
+                .map(|(key, _)| *key)
+                .collect();
             return Some(Task::List);
         }
         None

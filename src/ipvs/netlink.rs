@@ -180,7 +180,6 @@ impl Kernel {
     /// The next datagram. It is there already, so asking the runtime when one comes would only cost time.
     async fn receive(&mut self) -> io::Result<()> {
         self.received.clear();
-        tokio::task::coop::consume_budget().await;
         match self.socket.socket_ref().recv(&mut self.received, 0) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::timeout(PATIENCE, self.socket.recv(&mut self.received)).await?

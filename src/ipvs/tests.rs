@@ -396,3 +396,56 @@ async fn ends_with_the_core() {
     let ended = tokio::time::timeout(Duration::from_secs(60), bench.task.join_next()).await;
     assert!(matches!(ended, Ok(Some(Ok(())))), "{ended:?}");
 }
+
+fn agenda(services: &[(&str, u16)]) -> (Agenda, Snapshot) {
+    let mut bench = Bench::new();
+    for (name, port) in services {
+        bench.put(name, key(*port), Some(&pool(&[(1, 10)])));
+    }
+    let mut agenda = Agenda::new(Instant::now());
+    agenda.take(Arc::new(bench.snapshot.clone()), &BTreeSet::new());
+    while !matches!(agenda.next(Instant::now()), Some(Task::List)) {}
+    while agenda.next(Instant::now()).is_some() {}
+    (agenda, bench.snapshot.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_change_comes_first() {
+    let (mut agenda, mut snapshot) = agenda(&[("a", 80), ("b", 81), ("c", 82)]);
+    for (name, port) in [("c", 82), ("a", 80), ("b", 81), ("c", 82)] {
+        let service = service(name, key(port), Some(pool(&[])));
+        snapshot
+            .services
+            .insert(name.parse().unwrap(), Arc::new(service));
+        agenda.take(Arc::new(snapshot.clone()), &BTreeSet::new());
+    }
+    let tasks: Vec<_> = std::iter::from_fn(|| agenda.next(Instant::now())).collect();
+    assert_eq!(tasks, [82, 81, 80].map(|port| Task::Settle(key(port))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_tried_less_and_less_often() {
+    let (mut agenda, mut snapshot) = agenda(&[("a", 80)]);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let now = Instant::now();
+        agenda.postpone(key(80), now);
+        let mut due = now;
+        while agenda.next(due) != Some(Task::Settle(key(80))) || due == now {
+            due += Duration::from_millis(100);
+        }
+        waits.push((due - now).as_millis());
+        // The rounds that came due meanwhile.
+        while agenda.next(due).is_some() {}
+        tokio::time::advance(due - now).await;
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    // A new wish is tried at once.
+    agenda.postpone(key(80), Instant::now());
+    snapshot.services.insert(
+        "a".parse().unwrap(),
+        Arc::new(service("a", key(80), Some(pool(&[])))),
+    );
+    agenda.take(Arc::new(snapshot), &BTreeSet::new());
+    assert_eq!(agenda.next(Instant::now()), Some(Task::Settle(key(80))));
+}
