@@ -1,0 +1,356 @@
+//! BIRD and FRR's bgpd as routers: started, asked by their own commands, killed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::netns::{Namespace, Process, run, until};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bird,
+    Frr,
+}
+
+/// What a router makes of a route that comes without.
+const OWN_LOCAL_PREF: u32 = 55;
+
+/// How a router shall see us.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) asn: u32,
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) address: String,
+    pub(crate) neighbor: String,
+    pub(crate) neighbor_as: u32,
+    /// It does not connect by itself.
+    pub(crate) passive: bool,
+}
+
+/// What a router knows of one prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) next_hop: String,
+    pub(crate) med: u32,
+    pub(crate) as_path: String,
+    pub(crate) local_pref: Option<u32>,
+}
+
+pub(crate) struct Router {
+    kind: Kind,
+    settings: Settings,
+    folder: TempDir,
+    namespace: Namespace,
+    process: Option<Process>,
+}
+
+impl Router {
+    pub(crate) fn start(kind: Kind, namespace: Namespace, settings: Settings) -> Router {
+        let folder = tempfile::tempdir().unwrap();
+        let mut router = Router {
+            kind,
+            settings,
+            folder,
+            namespace,
+            process: None,
+        };
+        router.run();
+        router
+    }
+
+    /// Starts it (again) and waits until it answers.
+    pub(crate) fn run(&mut self) {
+        self.process = None;
+        let file = |name: &str| self.file(name);
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(file("log"))
+            .unwrap();
+        let mut command = match self.kind {
+            Kind::Bird => {
+                fs::write(file("conf"), bird(&self.settings, &file("log"))).unwrap();
+                let mut command = self.namespace.command("bird");
+                command
+                    .arg("-f")
+                    .arg("-c")
+                    .arg(file("conf"))
+                    .arg("-s")
+                    .arg(file("control"));
+                command.arg("-P").arg(file("pid"));
+                command
+            }
+            Kind::Frr => {
+                fs::write(file("conf"), frr(&self.settings, &file("log"))).unwrap();
+                let mut command = self.namespace.command("/usr/lib/frr/bgpd");
+                // No zebra, no change of user.
+                command.args(["-n", "-Z", "-S"]);
+                command
+                    .arg("-f")
+                    .arg(file("conf"))
+                    .arg("-i")
+                    .arg(file("pid"));
+                command
+                    .arg("-z")
+                    .arg(file("zserv"))
+                    .arg("--vty_socket")
+                    .arg(self.folder.path());
+                command
+            }
+        };
+        let err = log.try_clone().unwrap();
+        self.process = Some(Process::start(command.stdout(log).stderr(err)));
+        until(Duration::from_secs(10), "the router answers", || {
+            let question = match self.kind {
+                Kind::Bird => "show status",
+                Kind::Frr => "show version",
+            };
+            let answer = self
+                .command(question)
+                .stderr(Stdio::null())
+                .output()
+                .unwrap();
+            answer.status.success().then_some(())
+        });
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.process.as_ref().unwrap().signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().unwrap().signal(Signal::SIGCONT);
+    }
+
+    /// What it says to a command of its own.
+    pub(crate) fn ask(&self, question: &str) -> String {
+        run(&mut self.command(question))
+    }
+
+    /// All it has learnt from us, by prefix.
+    pub(crate) fn routes(&self) -> BTreeMap<String, Route> {
+        match self.kind {
+            Kind::Bird => bird_routes(&self.ask("show route all protocol lb")),
+            Kind::Frr => ["ipv4", "ipv6"]
+                .iter()
+                .flat_map(|family| {
+                    frr_routes(&self.ask(&format!("show bgp {family} unicast json")))
+                })
+                .collect(),
+        }
+    }
+
+    /// Waits until it has exactly this.
+    pub(crate) fn expect(&self, wanted: &[(String, Route)]) {
+        let wanted: BTreeMap<String, Route> = wanted.iter().cloned().collect();
+        let mut last = BTreeMap::new();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            last = self.routes();
+            if last == wanted {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!(
+            "{:?} has {last:#?}, not {wanted:#?}\n{}",
+            self.kind,
+            self.log()
+        );
+    }
+
+    /// Changes whenever the session has been down.
+    pub(crate) fn session(&self) -> String {
+        match self.kind {
+            Kind::Bird => self
+                .ask("show protocols lb")
+                .lines()
+                .last()
+                .unwrap()
+                .to_owned(),
+            Kind::Frr => {
+                let question = format!("show bgp neighbors {} json", self.settings.neighbor);
+                let answer: Value = serde_json::from_str(&self.ask(&question)).unwrap();
+                let neighbor = &answer[&self.settings.neighbor];
+                format!(
+                    "{} {}",
+                    neighbor["connectionsEstablished"], neighbor["connectionsDropped"]
+                )
+            }
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap()
+    }
+
+    fn command(&self, question: &str) -> Command {
+        match self.kind {
+            Kind::Bird => {
+                let mut command = self.namespace.command("birdc");
+                command
+                    .arg("-s")
+                    .arg(self.file("control"))
+                    .args(question.split(' '));
+                command
+            }
+            Kind::Frr => {
+                let mut command = self.namespace.command("vtysh");
+                command
+                    .arg("--vty_socket")
+                    .arg(self.folder.path())
+                    .args(["-c", question]);
+                command
+            }
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn bird(settings: &Settings, log: &std::path::Path) -> String {
+    let Settings {
+        asn,
+        router_id,
+        address,
+        neighbor,
+        neighbor_as,
+        passive,
+    } = settings;
+    let passive = if *passive { "on" } else { "off" };
+    let other = if address.contains(':') {
+        ""
+    } else {
+        "next hop address fd00:9::fe;"
+    };
+    format!(
+        "log \"{}\" all;
+         router id {router_id};
+         protocol device {{ }}
+         protocol static {{ ipv4; route 203.0.113.0/24 blackhole; route 0.0.0.0/0 blackhole; }}
+         protocol bgp lb {{
+           debug {{ states, routes, events, packets }};
+           local {address} as {asn};
+           neighbor {neighbor} as {neighbor_as};
+           hold time 3; connect delay time 1; connect retry time 1; error wait time 1, 2;
+           passive {passive}; direct; default bgp_local_pref {OWN_LOCAL_PREF};
+           ipv4 {{ import all; export all; }};
+           ipv6 {{ import all; export none; {other} }};
+         }}\n",
+        log.display()
+    )
+}
+
+fn frr(settings: &Settings, log: &std::path::Path) -> String {
+    let Settings {
+        asn,
+        router_id,
+        neighbor,
+        neighbor_as,
+        passive,
+        ..
+    } = settings;
+    let passive = if *passive {
+        format!("neighbor {neighbor} passive")
+    } else {
+        String::new()
+    };
+    format!(
+        "log file {}
+debug bgp neighbor-events
+debug bgp updates
+router bgp {asn}
+ bgp router-id {router_id}
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ bgp default local-preference {OWN_LOCAL_PREF}
+ no bgp default ipv4-unicast
+ neighbor {neighbor} remote-as {neighbor_as}
+ neighbor {neighbor} timers 1 3
+ neighbor {neighbor} timers connect 1
+ neighbor {neighbor} disable-connected-check
+ {passive}
+ address-family ipv4 unicast
+  network 203.0.113.0/24
+  neighbor {neighbor} activate
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor {neighbor} activate
+ exit-address-family
+!\n",
+        log.display()
+    )
+}
+
+/// `show route all`: a line with the prefix, then indented lines.
+fn bird_routes(text: &str) -> BTreeMap<String, Route> {
+    let mut routes: BTreeMap<String, Route> = BTreeMap::new();
+    let mut prefix = String::new();
+    for line in text.lines() {
+        if line.contains(" unicast [") {
+            line.split(' ').next().unwrap().clone_into(&mut prefix);
+            let empty = Route {
+                next_hop: String::new(),
+                med: 0,
+                as_path: String::new(),
+                local_pref: None,
+            };
+            routes.insert(prefix.clone(), empty);
+        }
+        let Some((name, value)) = line.trim().split_once(':') else {
+            continue;
+        };
+        let (Some(route), value) = (routes.get_mut(&prefix), value.trim()) else {
+            continue;
+        };
+        match name {
+            "BGP.next_hop" => value.clone_into(&mut route.next_hop),
+            "BGP.med" => route.med = value.parse().unwrap(),
+            "BGP.as_path" => value.clone_into(&mut route.as_path),
+            "BGP.local_pref" => route.local_pref = local_pref(value.parse().unwrap()),
+            _ => {}
+        }
+    }
+    routes
+}
+
+/// `None` if it is the router's own idea.
+fn local_pref(number: u32) -> Option<u32> {
+    Some(number).filter(|number| *number != OWN_LOCAL_PREF)
+}
+
+fn frr_routes(text: &str) -> BTreeMap<String, Route> {
+    let answer: Value = serde_json::from_str(text).unwrap();
+    let table = answer["routes"].as_object().cloned().unwrap_or_default();
+    let mut routes = BTreeMap::new();
+    for (prefix, paths) in table {
+        let path = &paths[0];
+        // Its own network.
+        if path["weight"] == 32768 {
+            continue;
+        }
+        let number = |key: &str| path[key].as_u64().map(|number| number as u32);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let route = Route {
+            next_hop: text(&path["nexthops"][0]["ip"]),
+            med: number("metric").unwrap_or(0),
+            as_path: text(&path["path"]),
+            local_pref: number("locPrf").and_then(local_pref),
+        };
+        routes.insert(prefix, route);
+    }
+    routes
+}

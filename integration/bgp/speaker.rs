@@ -1,0 +1,230 @@
+//! The real [`plimsoll::bgp::run`] on a thread in a network namespace, the snapshots it is given,
+//! and the events that it sends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use plimsoll::config::{self, Bgp, Config};
+use plimsoll::event::{Event, Session, SessionState};
+use plimsoll::snapshot::{Announcement, Condition, Mode, Refusal, Snapshot, Vip};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::netns::Namespace;
+
+pub(crate) struct Speaker {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    events: Receiver<Event>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    pub(crate) peers: BTreeMap<IpAddr, Session>,
+    pub(crate) announced: BTreeSet<IpAddr>,
+    pub(crate) trouble: Option<String>,
+    /// Every state of every peer, in order.
+    pub(crate) history: Vec<(IpAddr, SessionState)>,
+}
+
+impl Speaker {
+    pub(crate) fn start(namespace: &Namespace, bgp: Bgp) -> Speaker {
+        let (snapshots, receiver) = watch::channel(Arc::new(snapshot(bgp)));
+        let (to_test, events) = channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let namespace = namespace.handle();
+        // Sockets belong to the namespace of the thread that opens them, so it is one thread.
+        let thread = std::thread::spawn(move || {
+            namespace.enter();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (sender, mut events) = mpsc::channel(8);
+                let forward = async {
+                    while let Some(event) = events.recv().await {
+                        drop(to_test.send(event));
+                    }
+                };
+                let speak = async { tokio::join!(plimsoll::bgp::run(receiver, sender), forward) };
+                tokio::select! {
+                    _ = stopped => {}
+                    _ = speak => {}
+                }
+            });
+        });
+        Speaker {
+            snapshots,
+            events,
+            stop: Some(stop),
+            thread: Some(thread),
+            peers: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            trouble: None,
+            history: Vec::new(),
+        }
+    }
+
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.snapshots
+            .send_modify(|snapshot| change(Arc::make_mut(snapshot)));
+    }
+
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Bgp)) {
+        self.publish(|snapshot| {
+            let config = Arc::make_mut(&mut snapshot.config);
+            change(config.bgp.as_mut().unwrap());
+        });
+    }
+
+    pub(crate) fn announce(&self, address: &str, med: u32) {
+        self.vip(address, Ok(Announcement { med }));
+    }
+
+    pub(crate) fn withdraw(&self, address: &str) {
+        self.vip(address, Err(Refusal::NothingPooled));
+    }
+
+    fn vip(&self, address: &str, announce: Result<Announcement, Refusal>) {
+        let vip = Vip {
+            services: BTreeSet::new(),
+            present: true,
+            fault: None,
+            condition: Condition::Healthy,
+            announce,
+        };
+        self.publish(|snapshot| {
+            snapshot
+                .vips
+                .insert(address.parse().unwrap(), Arc::new(vip));
+        });
+    }
+
+    /// As the core does when the daemon stops.
+    pub(crate) fn stop(&self) {
+        self.publish(|snapshot| {
+            snapshot.stopping = true;
+            let addresses: Vec<IpAddr> = snapshot.vips.keys().copied().collect();
+            for address in addresses {
+                let mut vip = Vip::clone(&snapshot.vips[&address]);
+                vip.announce = Err(Refusal::Stopping);
+                snapshot.vips.insert(address, Arc::new(vip));
+            }
+        });
+    }
+
+    /// Takes events until this holds. Panics when the time is up.
+    pub(crate) fn until(&mut self, limit: Duration, what: &str, holds: impl Fn(&Speaker) -> bool) {
+        let end = Instant::now() + limit;
+        while !holds(self) {
+            match self
+                .events
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!(
+                        "not within {limit:?}: {what}; {:?} {:?}",
+                        self.peers, self.announced
+                    )
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("the speaker has ended"),
+            }
+        }
+    }
+
+    /// What has come by now.
+    pub(crate) fn catch_up(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
+        }
+    }
+
+    pub(crate) fn until_state(&mut self, peer: IpAddr, state: SessionState) {
+        let what = format!("{peer} is {state:?}");
+        self.until(Duration::from_secs(30), &what, |speaker| {
+            speaker.state(peer) == Some(state)
+        });
+    }
+
+    pub(crate) fn until_announced(&mut self, wanted: &[&str]) {
+        let wanted: BTreeSet<IpAddr> = wanted
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
+        let what = format!("{wanted:?} are announced");
+        self.until(Duration::from_secs(10), &what, |speaker| {
+            speaker.announced == wanted
+        });
+    }
+
+    pub(crate) fn state(&self, peer: IpAddr) -> Option<SessionState> {
+        self.peers.get(&peer).map(|session| session.state)
+    }
+
+    pub(crate) fn fault(&self, peer: IpAddr) -> &str {
+        self.peers
+            .get(&peer)
+            .and_then(|session| session.fault.as_deref())
+            .unwrap_or_default()
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Peer { address, session } => {
+                self.history.push((address, session.state));
+                self.peers.insert(address, session);
+            }
+            Event::Announced(announced) => self.announced = announced,
+            Event::Trouble {
+                part: "bgp-listen",
+                fault,
+            } => self.trouble = fault,
+            other => panic!("no event of the BGP sink: {other:?}"),
+        }
+    }
+}
+
+/// As when the daemon is killed: no goodbye.
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+pub(crate) fn peer(address: IpAddr, peer_as: u32) -> config::Peer {
+    config::Peer {
+        address,
+        peer_as,
+        port: 179,
+    }
+}
+
+fn snapshot(bgp: Bgp) -> Snapshot {
+    let config = Config {
+        daemon: config::Daemon {
+            state_directory: "/nonexistent".into(),
+            manage_addresses: false,
+        },
+        api: config::Api {
+            listen: Vec::<SocketAddr>::new(),
+        },
+        bgp: Some(bgp),
+        services: BTreeMap::new(),
+    };
+    Snapshot {
+        mode: Mode::Real,
+        config: Arc::new(config),
+        services: Default::default(),
+        retiring: Default::default(),
+        vips: Default::default(),
+        peers: Default::default(),
+        troubles: Default::default(),
+        reload_refused: None,
+        stopping: false,
+    }
+}
