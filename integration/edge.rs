@@ -114,7 +114,6 @@ pub(crate) fn service(
     Service {
         config: Arc::new(config),
         servers: Arc::default(),
-        unclaimed: Arc::default(),
         destinations: None,
         applied: Applied::NotYet,
         checks: Arc::new(checks),

@@ -36,17 +36,11 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// Works until the core is gone. `manage`: whether addresses may be changed at all; the configuration must allow it,
-/// too. Otherwise they are only looked at.
+/// Works until the core is gone. Where `manage-addresses` is off they are only looked at.
 ///
 /// The first snapshot must be one of a loaded configuration: what bears our mark and is not in it is removed.
-pub async fn run(
-    manage: bool,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    events: mpsc::Sender<Event>,
-) {
+pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender<Event>) {
     let mut sink = Sink {
-        allowed: manage,
         manage: false,
         vips: OrdMap::new(),
         present: BTreeSet::new(),
@@ -88,9 +82,7 @@ impl From<Lost> for Stopped {
 type Report = (BTreeSet<IpAddr>, BTreeMap<IpAddr, String>);
 
 struct Sink {
-    /// Whether this run may change addresses at all.
-    allowed: bool,
-    /// Whether the configuration lets it, too.
+    /// Whether addresses are put right or only looked at.
     manage: bool,
     vips: OrdMap<IpAddr, Arc<Vip>>,
     present: BTreeSet<IpAddr>,
@@ -135,7 +127,7 @@ impl Sink {
     /// Whether it makes a difference to us.
     fn take(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> bool {
         let snapshot = snapshots.borrow_and_update();
-        let manage = self.allowed && snapshot.config.daemon.manage_addresses;
+        let manage = snapshot.config.daemon.manage_addresses;
         let keys = self.vips.diff(&snapshot.vips).any(|item| match item {
             DiffItem::Add(..) | DiffItem::Remove(..) => true,
             DiffItem::Update { .. } => false,

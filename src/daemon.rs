@@ -55,9 +55,7 @@ impl Ended {
     pub fn exit_code(&self) -> u8 {
         match self {
             Ended::Config(_) => exit::CONFIG,
-            Ended::Ipvs(cause) if matches!(cause, ipvs::Unavailable::NotPermitted) => {
-                exit::NO_PERMISSION
-            }
+            Ended::Ipvs(ipvs::Unavailable::NotPermitted) => exit::NO_PERMISSION,
             Ended::Ipvs(_) => exit::UNAVAILABLE,
             Ended::StateDirectory { cause, .. }
                 if cause.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -146,7 +144,7 @@ impl Daemon {
         start("monitor", Box::pin(monitor::run(seen(), tell())));
         start("api", Box::pin(api::run(listeners, seen())));
         if options.mode != Mode::DryRun {
-            start("address", Box::pin(address::run(true, seen(), tell())));
+            start("address", Box::pin(address::run(seen(), tell())));
             start("bgp", Box::pin(bgp::run(seen(), tell())));
         }
         info!(config = %options.config.display(), services = config.services.len(), "started");

@@ -69,21 +69,20 @@ impl Story {
 
     fn event(&mut self, event: Event) -> &mut Story {
         let before = self.snapshot.clone();
-        match &event {
-            Event::Applied {
-                service,
-                destinations,
-            } => {
-                self.kernel.insert(*service, destinations.clone());
-            }
-            Event::NotApplied {
-                service,
-                holds: false,
-                ..
-            } => {
-                self.kernel.remove(service);
-            }
-            _ => {}
+        if let Event::Applied {
+            service,
+            destinations,
+        } = &event
+        {
+            self.kernel.insert(*service, destinations.clone());
+        }
+        if let Event::NotApplied {
+            service,
+            holds: false,
+            ..
+        } = &event
+        {
+            self.kernel.remove(service);
         }
         self.now += Duration::from_millis(1);
         self.balancer.handle(event.clone(), self.now);

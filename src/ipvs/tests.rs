@@ -162,7 +162,6 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
     Service {
         config: Arc::new(config),
         servers: Arc::default(),
-        unclaimed: Arc::default(),
         destinations,
         applied: Applied::NotYet,
         checks: Arc::default(),

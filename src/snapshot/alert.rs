@@ -346,11 +346,17 @@ impl fmt::Display for Alert {
             }
             Alert::HeldByGuard { service, hosts } => {
                 let hosts = List(hosts);
-                write!(f, "{service}: Against the server list, depool-guard keeps {hosts} pooled")
+                write!(
+                    f,
+                    "{service}: Against the server list, depool-guard keeps {hosts} pooled"
+                )
             }
             Alert::Unidentified { service, hosts } => {
                 let hosts = List(hosts);
-                write!(f, "{service}: IPVS had {hosts}, kept until every listed name has an address")
+                write!(
+                    f,
+                    "{service}: IPVS had {hosts}, kept until every listed name has an address"
+                )
             }
             Alert::ListFailed {
                 service,
@@ -478,8 +484,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::event::Session;
-    use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
+    use crate::service::Weight;
     use crate::snapshot::sample;
+    use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
 
     use super::*;
 

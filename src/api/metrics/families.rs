@@ -243,12 +243,16 @@ fn alerts(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
 }
 
 fn held(name: &ServiceName, service: &Service, w: &mut Writer<'_>) -> fmt::Result {
-    [Held::DepoolThreshold, Held::DepoolGuard, Held::NamesUnresolved]
-        .iter()
-        .try_for_each(|&reason| {
-            let held = count(service, |server| server.pooled == Pooled::Held(reason));
-            w.gauge(&[of(name), ("reason", &reason.to_string())], held)
-        })
+    [
+        Held::DepoolThreshold,
+        Held::DepoolGuard,
+        Held::NamesUnresolved,
+    ]
+    .iter()
+    .try_for_each(|&reason| {
+        let held = count(service, |server| server.pooled == Pooled::Held(reason));
+        w.gauge(&[of(name), ("reason", &reason.to_string())], held)
+    })
 }
 
 /// All monitors of one type at one server: two of a type share their labels.

@@ -276,7 +276,7 @@ fn names_are_resolved_and_keep_their_address_while_it_is_among_those_given() {
     story.list("text", [(host("cp1"), listed(true))].into());
     assert!(story.service("text").names.contains("cp1"));
     story.check("text", "cp1 enabled/down/not pooled");
-    let mut resolve = |story: &mut Story, to: &[&str]| {
+    let resolve = |story: &mut Story, to: &[&str]| {
         let addresses = addresses(to).into_iter().collect();
         story.event(Event::Resolved {
             host: host("cp1"),
