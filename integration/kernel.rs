@@ -1,6 +1,6 @@
 //! The IPVS and the address sink against the real kernel, read back with ipvsadm(8) and ip(8).
 //!
-//! Needs root and a kernel with IPVS, and fails without. Each test has a network namespace of its own, so nothing of
+//! Needs root, a kernel with IPVS, ipvsadm, iproute2 and kmod, and fails without. Each test has a network namespace of its own, so nothing of
 //! the machine is touched, but one unloads the module ip_vs: run it in user-mode-linux, with `--test-threads=1`.
 
 #![expect(

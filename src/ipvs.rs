@@ -70,6 +70,10 @@ pub async fn run(
         foreign: BTreeSet::new(),
         delay: None,
     };
+    // Before the next write mends it.
+    if let Err(Ended) = sink.tell_fault().await {
+        return;
+    }
     sink.take(&mut snapshots);
     // Nothing else ends it.
     while let Ok(()) = sink.work(&mut snapshots).await {}
@@ -157,7 +161,7 @@ impl Sink {
             return Ok(());
         };
         let (settled, failed) = (target.settled(&wanted), target.is_failed());
-        self.remember().await?;
+        self.remember(false).await?;
 
         let mut held = self.table.change(key, &[]).await?.held;
         let mut todo = changes(&wanted, held.as_ref());
@@ -299,7 +303,7 @@ impl Sink {
 
     /// The start of a round: what is there of others', and what is left to write of our own.
     async fn list(&mut self) -> Result<(), Undone> {
-        self.remember().await?;
+        self.remember(true).await?;
         let mut foreign = self.table.list().await?;
         foreign.retain(|listed| match listed {
             Listed::Service(key) => !self.owned.keys().contains(key) && !self.agenda.knows(key),
@@ -313,12 +317,17 @@ impl Sink {
     }
 
     /// Everything wanted is ours, and the file says so before the table does.
-    async fn remember(&mut self) -> Result<(), Ended> {
-        let owned = &mut self.owned;
-        owned.add(self.agenda.take_adopted());
-        if owned.unsaved() {
-            owned.save().await;
+    /// `retry`: also what could not be written before.
+    async fn remember(&mut self, retry: bool) -> Result<(), Ended> {
+        let news = self.owned.add(self.agenda.take_adopted());
+        if news || (retry && self.owned.unsaved()) {
+            self.owned.save().await;
         }
+        self.tell_fault().await
+    }
+
+    async fn tell_fault(&mut self) -> Result<(), Ended> {
+        let owned = &self.owned;
         if owned.fault() != self.told.as_deref() {
             self.told = owned.fault().map(str::to_owned);
             match &self.told {

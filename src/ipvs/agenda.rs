@@ -201,6 +201,8 @@ impl Agenda {
             self.urgent.remove(&ticket);
         }
         self.new.remove(key);
+        // Not touched yet, so not ours.
+        self.adopted.remove(key);
     }
 
     fn want(&mut self, service: &Service) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
 use crate::service::{Protocol, VirtualService};
 
@@ -61,9 +62,11 @@ impl Owned {
         self.fault.as_deref()
     }
 
-    /// These are ours from now on.
-    pub(super) fn add(&mut self, keys: impl IntoIterator<Item = VirtualService>) {
+    /// These are ours from now on. Whether one of them was not.
+    pub(super) fn add(&mut self, keys: BTreeSet<VirtualService>) -> bool {
+        let before = self.keys.len();
         self.keys.extend(keys);
+        self.keys.len() > before
     }
 
     /// Was ours and is gone from the table.
@@ -76,12 +79,18 @@ impl Owned {
         self.path.is_some() && (self.keys != self.saved || self.writing.is_some())
     }
 
-    /// Brings the file up to date and comes back when it is, or can't be, or it takes too long. Cheap to call again.
+    /// Brings the file up to date and comes back when it is, or can't be, or it takes too long. A write that already
+    /// took too long is not waited for again.
     pub(super) async fn save(&mut self) {
         let Some(path) = self.path.clone() else {
             return;
         };
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let patience = if self.writing.is_some() {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        };
+        let deadline = Instant::now() + patience;
         while self.unsaved() {
             let writing = self.writing.get_or_insert_with(|| {
                 let (path, keys) = (path.clone(), self.keys.clone());
@@ -208,7 +217,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("not/there/yet");
         let mut owned = Owned::load(Some(state.clone())).await;
-        owned.add([key(80), key(443)]);
+        assert!(owned.add([key(80), key(443)].into()));
+        assert!(!owned.add([key(80)].into()));
         assert!(owned.unsaved());
         owned.save().await;
         assert!(!owned.unsaved());
@@ -234,7 +244,7 @@ mod tests {
             owned.fault()
         );
         assert!(directory.path().join("owned-services.json.bad").exists());
-        owned.add([key(80)]);
+        owned.add([key(80)].into());
         owned.save().await;
         assert_eq!(owned.fault(), None);
     }
@@ -245,7 +255,7 @@ mod tests {
         let state = directory.path().join("state");
         std::fs::write(&state, "a file").unwrap();
         let mut owned = Owned::load(Some(state.clone())).await;
-        owned.add([key(80)]);
+        owned.add([key(80)].into());
         owned.save().await;
         assert!(
             owned.fault().unwrap().contains("cannot write"),
@@ -266,15 +276,17 @@ mod tests {
         let pipe = directory.path().join("owned-services.json.new");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut owned = Owned::load(Some(directory.path().into())).await;
-        owned.add([key(80)]);
+        owned.add([key(80)].into());
         owned.save().await;
         assert!(
             owned.fault().unwrap().contains("hangs"),
             "{:?}",
             owned.fault()
         );
-        owned.add([key(81)]);
+        owned.add([key(81)].into());
+        let again = Instant::now();
         owned.save().await;
+        assert!(again.elapsed() < PATIENCE / 2, "waited for it again");
         assert!(owned.unsaved());
         // A pipe can't be synced: the first write fails, the next finds a file in its place.
         drop(

@@ -388,6 +388,39 @@ async fn a_bad_state_directory_is_said_and_worked_without() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_garbled_state_file_is_said_even_if_the_next_write_mends_it() {
+    let mut bench = Bench::new();
+    std::fs::write(bench.state.path().join("owned-services.json"), "garbage").unwrap();
+    let wanted = pool(&[(1, 10)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.start().await;
+    let event = bench.event().await;
+    assert!(
+        matches!(
+            event,
+            Event::Trouble {
+                part: STATE_DIRECTORY,
+                fault: Some(_)
+            }
+        ),
+        "{event:?}"
+    );
+    bench.expect_found(key(80), &Destinations::new()).await;
+    let event = bench.event().await;
+    assert!(
+        matches!(
+            event,
+            Event::Trouble {
+                part: STATE_DIRECTORY,
+                fault: None
+            }
+        ),
+        "{event:?}"
+    );
+    bench.expect_applied(key(80), &wanted).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn ends_with_the_core() {
     let mut bench = Bench::new();
     bench.start().await;
