@@ -1,6 +1,6 @@
 //! All services: (Event, now) → Snapshot. What may be announced, and what waits for what.
 //!
-//! Pure, as [`crate::pool`]. Each event costs its own service's share: pools that an event touched are
+//! Pure, as `pool`. Each event costs its own service's share: pools that an event touched are
 //! settled anew, and the snapshot shares the rest with the one before it.
 
 #[cfg(test)]

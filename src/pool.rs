@@ -152,17 +152,15 @@ impl Pool {
         member.unresolved = Some(fault.into());
     }
 
-    /// What the kernel held before we touched it: those servers are taken as up and pooled.
+    /// What the kernel held before we touched it: those servers are taken as up and pooled. May come again.
     pub(crate) fn found(&mut self, destinations: Destinations) {
         for (address, weight) in &destinations {
-            let same =
-                |member: &&mut Member| member.listed.is_some() && member.address == Some(*address);
-            match self.members.values_mut().find(same) {
-                Some(member) => member.adopt(),
-                None => {
-                    let member = Member::unidentified(*address, *weight, &self.config.monitors);
-                    self.members.insert(Host::from(*address), member);
-                }
+            let same = |member: &&mut Member| member.address == Some(*address);
+            if let Some(member) = self.members.values_mut().find(same) {
+                member.adopt();
+            } else {
+                let member = Member::unidentified(*address, *weight, &self.config.monitors);
+                self.members.insert(Host::from(*address), member);
             }
         }
         self.mark_leaving(destinations.len());

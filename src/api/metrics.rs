@@ -272,7 +272,7 @@ mod tests {
             r#"plimsoll_service_servers_pooled{service="web"} 3"#,
             r#"plimsoll_service_servers_held{service="web",reason="depool-threshold"} 1"#,
             r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 1"#,
-            r#"plimsoll_service_unclaimed{service="web"} 0"#,
+            r#"plimsoll_service_servers_held{service="web",reason="names-unresolved"} 0"#,
             r#"plimsoll_service_can_depool{service="web"} 0"#,
             r#"plimsoll_service_pooled_down_servers{service="web"} 1"#,
             r#"plimsoll_service_depool_threshold{service="web"} 0.5"#,

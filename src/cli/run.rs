@@ -41,10 +41,10 @@ impl Run {
             config: self.file.config,
             mode,
         };
-        let runtime = match tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-        {
+        // Two at least: the kernel loads a scheduler's module while the one who asked for it waits.
+        let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = match runtime.worker_threads(workers).enable_all().build() {
             Ok(runtime) => runtime,
             Err(cause) => {
                 error!(error = %cause, "cannot start the runtime");
