@@ -28,7 +28,7 @@ fn vips(lab: &mut Lab, addresses: &[&str]) {
 }
 
 async fn start(lab: &mut Lab) {
-    lab.start(|snapshots, events| address::run(snapshots, events))
+    lab.start(address::run)
         .await;
 }
 
