@@ -14,6 +14,7 @@ mod router;
 #[path = "bgp/speaker.rs"]
 mod speaker;
 
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -308,37 +309,46 @@ fn who_connects_frr() {
 
 /// Both connect at once, with the larger identifier here and there: each time one session stays.
 fn collisions(kind: Kind) {
-    let (lab, mut speaker) = Lab::up(kind);
-    let router = &lab.routers[0];
-    for round in 0..10 {
-        let id = if round % 2 == 0 {
-            [10, 250, 0, 1]
-        } else {
-            [10, 1, 0, 1]
-        };
-        speaker.history.clear();
+    let (mut lab, mut speaker) = Lab::up(kind);
+    for id in [
+        [10, 250, 0, 1],
+        [10, 1, 0, 1],
+        [10, 250, 0, 1],
+        [10, 1, 0, 1],
+    ] {
+        let router = &mut lab.routers[0];
+        router.kill();
+        lab.balancer.ip("link set veth0 nomaster");
         speaker.configure(|bgp| bgp.router_id = id.into());
-        speaker.until(Duration::from_secs(20), "down and up again", |speaker| {
-            speaker
-                .history
-                .iter()
-                .any(|(_, state)| *state < SessionState::Established)
-                && speaker.state(FIRST) == Some(SessionState::Established)
+        let tries = router.tries();
+        router.run();
+        // The router tries to connect, in vain, and hangs. Then the wire is whole again: its system
+        // completes its connection and takes ours for it. When it goes on it finds both.
+        let limit = Duration::from_secs(30);
+        until(limit, "the router tries", || {
+            (router.tries() > tries).then_some(())
         });
-        router.expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
+        router.freeze();
+        lab.balancer.ip("link set veth0 master wire");
+        until(limit, "both connections", || {
+            (router.connections() >= (1, 1)).then_some(())
+        });
+        router.thaw();
+        speaker.until(limit, "established", |speaker| {
+            speaker.state(FIRST) == Some(SessionState::Established)
+        });
+        lab.routers[0].expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
     }
     // It stays for longer than the hold time.
+    let router = &lab.routers[0];
     let session = router.session();
     speaker.catch_up();
     speaker.history.clear();
     std::thread::sleep(Duration::from_secs(5));
     speaker.catch_up();
     assert_eq!((&speaker.history[..], router.session()), (&[][..], session));
-    assert!(
-        router.log().to_lowercase().contains("configuration change"),
-        "{}",
-        router.log()
-    );
+    let collisions = router.log().matches("ollision").count();
+    assert!(collisions >= 4, "that was none: {}", router.log());
 }
 
 #[test]
@@ -349,6 +359,33 @@ fn collisions_bird() {
 #[test]
 fn collisions_frr() {
     collisions(Kind::Frr);
+}
+
+/// Another identifier needs another OPEN: the router is told so, and the session comes back.
+fn another_identity(kind: Kind, told: &str) {
+    let (lab, mut speaker) = Lab::up(kind);
+    let router = &lab.routers[0];
+    speaker.history.clear();
+    speaker.configure(|bgp| bgp.router_id = Ipv4Addr::new(10, 250, 0, 1));
+    speaker.until(Duration::from_secs(20), "down and up again", |speaker| {
+        speaker
+            .history
+            .iter()
+            .any(|(_, state)| *state < SessionState::Established)
+            && speaker.state(FIRST) == Some(SessionState::Established)
+    });
+    router.expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
+    assert!(router.log().contains(told), "{}", router.log());
+}
+
+#[test]
+fn another_identity_bird() {
+    another_identity(Kind::Bird, "Received: Other configuration change");
+}
+
+#[test]
+fn another_identity_frr() {
+    another_identity(Kind::Frr, "6/6 (Cease/Other Configuration Change)");
 }
 
 /// Withdrawn first, then Cease / Administrative Shutdown, and no way back.
@@ -443,7 +480,7 @@ fn peers_do_not_touch_each_other() {
     bird.expect(&[v4("192.0.2.1", 10)]);
     let session = bird.session();
 
-    speaker.configure(|bgp| drop(bgp.peers.insert(SECOND, peer(SECOND, ROUTER_AS))));
+    speaker.configure(|bgp| bgp.peers.extend([(SECOND, peer(SECOND, ROUTER_AS))]));
     speaker.until_state(SECOND, SessionState::Established);
     frr.expect(&[v4("192.0.2.1", 10)]);
 
@@ -459,7 +496,7 @@ fn peers_do_not_touch_each_other() {
     frr.expect(&[v4("192.0.2.2", 49), v4("192.0.2.3", 49)]);
 
     speaker.until_announced(&["192.0.2.2", "192.0.2.3"]);
-    speaker.configure(|bgp| drop(bgp.peers.remove(&SECOND)));
+    speaker.configure(|bgp| bgp.peers.retain(|address, _| *address != SECOND));
     frr.expect(&[]);
     speaker.until_state(SECOND, SessionState::Idle);
     until(Duration::from_secs(5), "FRR is told why", || {
@@ -467,7 +504,7 @@ fn peers_do_not_touch_each_other() {
             .contains("6/3 (Cease/Peer De-configured)")
             .then_some(())
     });
-    speaker.configure(|bgp| drop(bgp.peers.insert(SECOND, peer(SECOND, ROUTER_AS))));
+    speaker.configure(|bgp| bgp.peers.extend([(SECOND, peer(SECOND, ROUTER_AS))]));
     speaker.until_state(SECOND, SessionState::Established);
     frr.expect(&[v4("192.0.2.2", 49), v4("192.0.2.3", 49)]);
 
@@ -477,6 +514,27 @@ fn peers_do_not_touch_each_other() {
     bird.expect(&[]);
     frr.expect(&[]);
     speaker.until_announced(&[]);
+}
+
+/// Whoever is no peer is not answered.
+#[test]
+fn strangers_are_sent_away() {
+    let lab = Lab::new(&[], |_| {});
+    let mut speaker = Speaker::start(&lab.balancer, bgp(&[FIRST]));
+    speaker.until_state(FIRST, SessionState::Connect);
+    let namespace = lab.balancer.handle();
+    let stranger = std::thread::spawn(move || {
+        namespace.enter();
+        let to = SocketAddr::new(US.parse().unwrap(), 179);
+        let mut stream = until(Duration::from_secs(5), "it listens", || {
+            TcpStream::connect(to).ok()
+        });
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream.read(&mut [0]).unwrap()
+    });
+    assert_eq!(stranger.join().unwrap(), 0, "closed without a word");
 }
 
 /// A port that is taken is reported, tried again, and the session comes by the other way meanwhile.

@@ -191,6 +191,32 @@ impl Router {
         }
     }
 
+    /// How often it has tried to connect to us.
+    pub(crate) fn tries(&self) -> usize {
+        let words = match self.kind {
+            Kind::Bird => "Connecting to",
+            // Not its first one, which it gives up while it reads its configuration.
+            Kind::Frr => "Timer (start timer expire)",
+        };
+        self.log().matches(words).count()
+    }
+
+    /// BGP connections between us and it as its kernel sees them: ours, and its own.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        let mut command = self.namespace.command("ss");
+        let lines = run(command.args(["-Htn", "state", "established"]));
+        // Receive and send queue, local address, peer address.
+        let at_179 = |column: usize| {
+            let is = |line: &&str| {
+                line.split_whitespace()
+                    .nth(column)
+                    .is_some_and(|a| a.ends_with(":179"))
+            };
+            lines.lines().filter(is).count()
+        };
+        (at_179(2), at_179(3))
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.file("log")).unwrap()
     }

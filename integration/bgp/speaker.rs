@@ -171,17 +171,19 @@ impl Speaker {
     }
 
     fn take(&mut self, event: Event) {
-        match event {
-            Event::Peer { address, session } => {
-                self.history.push((address, session.state));
-                self.peers.insert(address, session);
-            }
-            Event::Announced(announced) => self.announced = announced,
-            Event::Trouble {
-                part: "bgp-listen",
-                fault,
-            } => self.trouble = fault,
-            other => panic!("no event of the BGP sink: {other:?}"),
+        if let Event::Peer { address, session } = event {
+            self.history.push((address, session.state));
+            self.peers.insert(address, session);
+        } else if let Event::Announced(announced) = event {
+            self.announced = announced;
+        } else if let Event::Trouble {
+            part: "bgp-listen",
+            fault,
+        } = event
+        {
+            self.trouble = fault;
+        } else {
+            panic!("no event of the BGP sink: {event:?}");
         }
     }
 }

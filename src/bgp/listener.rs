@@ -38,15 +38,14 @@ impl Listeners {
 
     /// Listens on these addresses and no others; those that stay are not touched.
     pub(crate) fn set(&mut self, wanted: &[SocketAddr]) {
-        let board = &self.board;
         self.sockets.retain(|address, task| {
             let keep = wanted.contains(address);
             if !keep {
                 task.abort();
-                board.listening(*address, None);
             }
             keep
         });
+        self.board.listening_only(wanted);
         for &address in wanted {
             self.sockets.entry(address).or_insert_with(|| {
                 let (accepted, board) = (self.accepted.clone(), self.board.clone());
@@ -113,4 +112,60 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(64)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::bgp::report::Report;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// A port that was free a moment ago.
+    fn free(host: &str) -> SocketAddr {
+        let socket = std::net::TcpListener::bind((host, 0)).unwrap();
+        socket.local_addr().unwrap()
+    }
+
+    fn listeners() -> (Listeners, mpsc::Receiver<Accepted>, watch::Receiver<Report>) {
+        let (board, reports) = Board::new();
+        let (accepted, connections) = mpsc::channel(1);
+        (Listeners::new(accepted, board), connections, reports)
+    }
+
+    #[tokio::test]
+    async fn both_families_on_one_port_and_gone_when_no_longer_wanted() {
+        let (mut listeners, mut connections, _reports) = listeners();
+        let v4 = free("127.0.0.1");
+        let v6 = SocketAddr::new("::1".parse().unwrap(), v4.port());
+        listeners.set(&[v4, v6]);
+        for address in [v4, v6] {
+            let connect = timeout(LIMIT, async {
+                loop {
+                    if let Ok(peer) = TcpStream::connect(address).await {
+                        return peer;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+            let mut peer = connect
+                .await
+                .unwrap_or_else(|_| panic!("{address} does not listen"));
+            let (stream, from) = timeout(LIMIT, connections.recv()).await.unwrap().unwrap();
+            assert_eq!(from, peer.local_addr().unwrap());
+            drop(stream);
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+        }
+        listeners.set(&[v6]);
+        timeout(LIMIT, async {
+            while TcpStream::connect(v4).await.is_ok() {}
+        })
+        .await
+        .unwrap();
+        TcpStream::connect(v6).await.unwrap();
+    }
 }

@@ -214,18 +214,19 @@ impl Peer {
     }
 
     fn accept(&mut self, stream: TcpStream) {
-        let refused = self.ending.is_some();
-        match self.peering.admit(at()).filter(|_| !refused) {
-            Some(actions) => {
-                self.apply(actions);
-                self.open(Side::In, stream);
-            }
-            None => {
-                tracing::debug!(peer = %self.current.address, "one connection too many is refused");
-                let why = Notification::cease(Cease::ConnectionCollision);
-                Connection::new(stream, self.send_hold(), &mut self.tasks)
-                    .close(Some(message::notification(&why)));
-            }
+        let admitted = if self.ending.is_none() {
+            self.peering.admit(at())
+        } else {
+            None
+        };
+        if let Some(actions) = admitted {
+            self.apply(actions);
+            self.open(Side::In, stream);
+        } else {
+            tracing::debug!(peer = %self.current.address, "one connection too many is refused");
+            let why = Notification::cease(Cease::ConnectionCollision);
+            Connection::new(stream, self.send_hold(), &mut self.tasks)
+                .close(Some(message::notification(&why)));
         }
     }
 

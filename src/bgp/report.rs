@@ -72,6 +72,15 @@ impl Board {
         })
     }
 
+    /// Sockets that are not among these are nobody's business any more.
+    pub(crate) fn listening_only(&self, wanted: &[SocketAddr]) {
+        self.0.send_if_modified(|report| {
+            let before = report.deaf.len();
+            report.deaf.retain(|socket, _| wanted.contains(socket));
+            report.deaf.len() != before
+        });
+    }
+
     pub(crate) fn stopped(&self) {
         self.0
             .send_if_modified(|report| !std::mem::replace(&mut report.stopped, true));
