@@ -41,7 +41,7 @@ use crate::event::Event;
 use crate::service::Family;
 use crate::snapshot::{Snapshot, Vip};
 
-/// Connections that wait for their peer's task: ours and one more.
+/// So many connections of a peer may wait until its task takes them.
 const ACCEPTED: usize = 2;
 
 /// Runs until it is dropped or nobody publishes snapshots any more.

@@ -75,8 +75,8 @@ struct Peer {
     incoming: Option<Connection>,
     /// The routes of the session that is established, and its side.
     rib: Option<(Side, RibOut)>,
-    /// Since when nothing is wanted and for what reason, and until when that may take.
-    ending: Option<(Cease, Instant)>,
+    /// Everything is being withdrawn, for the end; until then it may take.
+    ending: Option<Instant>,
     /// The connections' tasks, also of those that are being closed.
     tasks: JoinSet<()>,
     /// What the peer has announced in this session.
@@ -131,10 +131,7 @@ impl Peer {
                 .as_ref()
                 .filter(|(_, rib)| rib.is_pending())
                 .map(|(side, _)| *side);
-            let timer = [
-                self.peering.next_timer(),
-                self.ending.map(|(_, until)| until),
-            ];
+            let timer = [self.peering.next_timer(), self.ending];
             tokio::select! {
                 changed = self.orders.changed() => match changed {
                     Ok(()) => self.obey(),
@@ -164,7 +161,7 @@ impl Peer {
     }
 
     fn is_ended(&self) -> bool {
-        let Some((_, until)) = self.ending else {
+        let Some(until) = self.ending else {
             return false;
         };
         match &self.rib {
@@ -182,8 +179,8 @@ impl Peer {
             self.current = before;
             return;
         }
-        if let Some(why) = self.current.end {
-            self.ending = Some((why, Instant::now() + WITHDRAW));
+        if self.current.end.is_some() {
+            self.ending = Some(Instant::now() + WITHDRAW);
             if let Some((_, rib)) = &mut self.rib {
                 rib.want_nothing();
             }
