@@ -20,8 +20,8 @@ use crate::event::{Event, SessionState};
 use crate::snapshot::{Mode, Snapshot};
 use crate::{address, api, bgp, control, ipvs, monitor, resolver, source};
 
-/// How long peers may take to be told that we go.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long peers may take to be told that we go: longer than the speaker waits for a frozen one.
+const FAREWELL: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Debug)]
 pub struct Options {

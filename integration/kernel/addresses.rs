@@ -28,8 +28,7 @@ fn vips(lab: &mut Lab, addresses: &[&str]) {
 }
 
 async fn start(lab: &mut Lab) {
-    lab.start(address::run)
-        .await;
+    lab.start(address::run).await;
 }
 
 fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
