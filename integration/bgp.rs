@@ -7,6 +7,10 @@
     reason = "a test: a failure is a panic, the clock is the world's"
 )]
 
+#[path = "bgp/fake.rs"]
+mod fake;
+#[path = "bgp/hostile.rs"]
+mod hostile;
 #[path = "netns.rs"]
 mod netns;
 #[path = "bgp/router.rs"]

@@ -65,6 +65,10 @@ impl Router {
         router
     }
 
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Starts it (again) and waits until it answers.
     pub(crate) fn run(&mut self) {
         self.process = None;
