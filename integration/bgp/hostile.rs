@@ -321,6 +321,28 @@ fn a_flood_of_updates() {
     assert_eq!(lab.routers[1].session(), session);
 }
 
+/// While a session is established the peer opens thousands of other connections and keeps them.
+#[test]
+fn a_peer_with_too_many_connections() {
+    let stage = Stage::new();
+    let mut fake = Fake::established(stage.router(), &hello().message());
+    let mut most = 0;
+    let mut kept = Vec::new();
+    for round in 0..3000 {
+        kept.push(Fake::connect(stage.router()));
+        if round % 100 == 99 {
+            most = most.max(sockets(&stage.lab.balancer));
+            fake.send(&keepalive());
+        }
+    }
+    drop(kept);
+    fake.send(&message(5, &[0, 1, 0, 1]));
+    while fake.read().is_some_and(|(kind, _)| kind != UPDATE) {}
+    drop(fake);
+    assert!(most < 100, "{most} sockets");
+    stage.all_is_well();
+}
+
 /// Somebody else opens connections as fast as it goes; the router's session stays, and a second one comes.
 #[test]
 fn strangers_in_thousands() {

@@ -30,6 +30,8 @@ use crate::event::SessionState;
 
 /// RFC 9687 section 3.2: at least 8 minutes, or twice the hold time if that is more.
 const SEND_HOLD: Duration = Duration::from_secs(480);
+/// So many connections, with those that are being closed, a peer may cost us.
+const CONNECTIONS: usize = 8;
 /// How long the last withdrawals may take at an end in order.
 const WITHDRAW: Duration = Duration::from_secs(3);
 
@@ -211,6 +213,10 @@ impl Peer {
     }
 
     fn accept(&mut self, stream: TcpStream) {
+        if self.tasks.len() >= CONNECTIONS {
+            tracing::debug!(peer = %self.current.address, "a connection too many is closed unanswered");
+            return;
+        }
         let admitted = if self.ending.is_none() {
             self.peering.admit(at())
         } else {
