@@ -1,7 +1,7 @@
 //! A router made of bytes: it says whatever a test wants, right or wrong, and reads what we say.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::netns::{Namespace, until};
@@ -124,6 +124,15 @@ impl Fake {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
+}
+
+/// A listener at the router's end, for the speaker's own connections.
+pub(crate) fn listen(namespace: &Namespace, address: IpAddr) -> TcpListener {
+    within(namespace, || {
+        until(LIMIT, "the port is free", || {
+            TcpListener::bind((address, 179)).ok()
+        })
+    })
 }
 
 /// A message of this type around this body.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use plimsoll::event::SessionState;
 
 use crate::fake::{
-    Fake, KEEPALIVE, MP_IPV4, MP_IPV6, NOTIFICATION, OPEN, UPDATE, hello, keepalive, message,
+    Fake, KEEPALIVE, MP_IPV4, MP_IPV6, NOTIFICATION, OPEN, UPDATE, hello, keepalive, listen,
+    message,
 };
 use crate::netns::{Namespace, run, until};
 use crate::router::Kind;
@@ -23,7 +24,11 @@ struct Stage {
 
 impl Stage {
     fn new() -> Stage {
-        let mut lab = Lab::new(&[Kind::Bird], |_| {});
+        Stage::with(false)
+    }
+
+    fn with(passive: bool) -> Stage {
+        let mut lab = Lab::new(&[Kind::Bird], |settings| settings.passive = passive);
         lab.routers[0].kill();
         let mut bgp = bgp(&[FIRST]);
         // The router has the smaller identifier.
@@ -376,6 +381,52 @@ fn strangers_in_thousands() {
     let count = knocking.join().unwrap();
     assert!(count > 1000, "{count} are no thousands");
     assert_eq!(lab.routers[1].session(), session);
+}
+
+/// The router's system answers, its BGP hangs before its OPEN; then its power fails. It comes back soon.
+fn goes_before_its_open(passive: bool) {
+    let stage = Stage::with(passive);
+    let listener = listen(stage.router(), FIRST);
+    let (stream, _) = listener.accept().unwrap();
+    let mut fake = Fake::new(stream);
+    fake.expect(OPEN);
+    // With anything on its way TCP would find out by itself.
+    until(Duration::from_secs(5), "all is acknowledged", || {
+        let mut command = stage.lab.balancer.command("ss");
+        let queues = run(command.args(["-Htn", "state", "established"]));
+        (queues.split_whitespace().nth(1) == Some("0")).then_some(())
+    });
+    let away = format!("blackhole {US}/32");
+    stage.router().ip(&format!("route add {away}"));
+    fake.reset();
+    drop(listener);
+    stage.router().ip(&format!("route del {away}"));
+    stage.all_is_well();
+}
+
+#[test]
+fn a_router_that_goes_before_its_open_and_connects() {
+    goes_before_its_open(false);
+}
+
+/// Something takes connections to the router's port and says nothing; the router's own are good.
+#[test]
+fn a_router_that_is_mute_where_we_connect() {
+    let stage = Stage::new();
+    let listener = listen(stage.router(), FIRST);
+    let (_kept, _) = listener.accept().unwrap();
+    until(Duration::from_secs(20), "a session", || {
+        let mut fake = Fake::open_sent(stage.router());
+        fake.send(&[hello().message(), keepalive()].concat());
+        while let Some((kind, _)) = fake.read() {
+            if kind == UPDATE {
+                return Some(());
+            }
+        }
+        None
+    });
+    drop(listener);
+    stage.all_is_well();
 }
 
 /// Told to stop, it says so to whoever listens, and is through.

@@ -89,7 +89,7 @@ impl Peering {
 
     pub(crate) fn handle(&mut self, side: Side, event: Event, at: At) -> Actions {
         if let Event::Received(Message::Open(open)) = &event
-            && let Some(loser) = self.collision(side, open)
+            && let Some(loser) = self.collision(side, open, at)
         {
             let mut actions = self.run(loser, Event::Collision, at);
             if loser != side {
@@ -143,13 +143,15 @@ impl Peering {
     }
 
     /// Which connection has to go, now that this OPEN has come by this one.
-    fn collision(&self, side: Side, open: &Open) -> Option<Side> {
+    fn collision(&self, side: Side, open: &Open, at: At) -> Option<Side> {
         // An OPEN that will be refused settles nothing.
         if self.state(side) != SessionState::OpenSent || self.outgoing.accepts(open).is_err() {
             return None;
         }
         match self.state(side.other()) {
             SessionState::Idle | SessionState::Connect | SessionState::Active => None,
+            // Something took our OPEN that does not answer: who speaks is the peer.
+            SessionState::OpenSent if self.is_mute(side.other(), at) => Some(side.other()),
             // OpenSent, too: else it would hang on which OPEN is read first. The peer is the same one.
             SessionState::OpenSent | SessionState::OpenConfirm => {
                 // RFC 6286 section 2.3: the larger identifier's connection stays, then the larger AS's.
@@ -186,6 +188,16 @@ impl Peering {
             && self.state(Side::In) != SessionState::Established;
         if self.started && parked {
             actions.extend(self.run(Side::Out, Event::StartLater, at));
+        }
+    }
+
+    fn is_mute(&self, side: Side, at: At) -> bool {
+        match side {
+            Side::Out => self.outgoing.is_mute(at.now),
+            Side::In => self
+                .incoming
+                .as_ref()
+                .is_some_and(|session| session.is_mute(at.now)),
         }
     }
 
@@ -312,6 +324,22 @@ mod tests {
             peering.handle(Side::In, Event::Connected, at);
             peering.handle(Side::In, received(Message::Open(open(5))), at);
             assert_eq!(peering.state(stays.other()), SessionState::Idle);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_stays_mute_loses() {
+        let at = At::new(Instant::now(), 0.0);
+        for (local, mute) in [(9, Side::Out), (1, Side::In)] {
+            let speaks = mute.other();
+            // By its identifier the mute one would stay.
+            for (seconds, stays) in [(4, mute), (5, speaks)] {
+                let mut peering = two_connections(local, at);
+                let later = At::new(at.now + Duration::from_secs(seconds), 0.0);
+                peering.handle(speaks, received(Message::Open(open(5))), later);
+                assert_eq!(peering.state(stays.other()), SessionState::Idle, "{mute:?}");
+                assert!(peering.state(stays) > SessionState::Connect);
+            }
         }
     }
 

@@ -19,6 +19,8 @@ use crate::service::Family;
 
 /// The HoldTimer until the peer's OPEN is there (section 8.2.2, OpenSent: 4 minutes suggested).
 const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
+/// A peer that lives sends its OPEN within this.
+const OPEN_COMES: Duration = Duration::from_secs(5);
 /// The first and the longest wait between two tries, before jitter.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -160,6 +162,13 @@ impl Session {
             SessionState::Idle | SessionState::Connect | SessionState::Active => false,
             SessionState::OpenSent | SessionState::OpenConfirm | SessionState::Established => true,
         }
+    }
+
+    /// Whether the peer has had time enough for its OPEN, and has not sent it.
+    pub(crate) fn is_mute(&self, now: Instant) -> bool {
+        let left = LARGE_HOLD_TIME - OPEN_COMES;
+        let expires = self.timers.hold;
+        self.state == SessionState::OpenSent && expires.is_some_and(|at| at <= now + left)
     }
 
     /// When to ask [`Session::due`] again.
