@@ -409,6 +409,11 @@ fn a_router_that_goes_before_its_open_and_connects() {
     goes_before_its_open(false);
 }
 
+#[test]
+fn a_router_that_goes_before_its_open_and_waits() {
+    goes_before_its_open(true);
+}
+
 /// Something takes connections to the router's port and says nothing; the router's own are good.
 #[test]
 fn a_router_that_is_mute_where_we_connect() {

@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,6 +27,9 @@ const FRAMES_OUT: usize = 4;
 pub(crate) const FRAMES_IN: usize = 16;
 /// How long the last frame and the peer's own close may take once we have closed.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long TCP may be silent before it asks whether the other end still knows the connection.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// A frame to write.
 #[derive(Debug, Default)]
@@ -123,6 +127,14 @@ async fn drive(
 ) {
     // Routes are to go out at once; where this fails they only go out later.
     drop(stream.set_nodelay(true));
+    // A router that has restarted answers a probe with a reset. BGP itself would not ask it before
+    // its OPEN, nor with a hold time of zero. One that answers nothing is the HoldTimer's: this waits
+    // for a quarter of an hour.
+    let probe = TcpKeepalive::new()
+        .with_time(PROBE)
+        .with_interval(PROBE)
+        .with_retries(90);
+    drop(SockRef::from(&stream).set_tcp_keepalive(&probe));
     let (from, to) = stream.into_split();
     let work = async {
         tokio::join!(
