@@ -238,20 +238,28 @@ impl Balancer {
     fn configure(&mut self, config: Arc<Config>, now: Instant) {
         let old = std::mem::replace(&mut self.snapshot.config, config.clone());
         self.snapshot.reload_refused = None;
-        let moved = |name: &ServiceName, service: &config::Service| {
-            config
-                .services
-                .get(name)
-                .is_none_or(|new| new.key != service.key)
-        };
-        let gone: Vec<_> = old
+        let names: BTreeMap<_, _> = config
             .services
             .iter()
-            .filter(|(name, service)| moved(name, service))
+            .map(|(name, service)| (service.key, name))
             .collect();
-        for (name, service) in gone {
-            self.remove(name, service.key, now);
+        for (name, service) in &old.services {
+            if !names.contains_key(&service.key) {
+                self.remove(name, service.key, now);
+            }
         }
+        // The kernel knows a service by its key and clients do: under another name its pool goes on.
+        let mut renamed = Vec::new();
+        for (name, service) in &old.services {
+            if let Some(&new) = names.get(&service.key).filter(|new| **new != name) {
+                info!(service = %new, key = %service.key, before = %name, "service renamed");
+                renamed.extend(
+                    self.take_out(name, service.key)
+                        .map(|pool| (new.clone(), pool)),
+                );
+            }
+        }
+        self.pools.extend(renamed);
         for (name, service) in &config.services {
             self.add_or_change(name, service, now);
         }
@@ -296,24 +304,12 @@ impl Balancer {
     /// A service leaves the configuration; it leaves the kernel when its address is withdrawn.
     fn remove(&mut self, name: &ServiceName, key: VirtualService, now: Instant) {
         info!(service = %name, %key, "service removed");
-        self.pools.remove(name);
-        self.dirty.remove(name);
-        if self.by_key.get(&key) == Some(name) {
-            self.by_key.remove(&key);
-        }
-        if let Some(view) = self.snapshot.services.remove(name) {
-            self.index_names(name, Some(&view), None);
-        }
-        let others = self.by_vip.get_mut(&key.address).is_some_and(|services| {
-            services.remove(name);
-            !services.is_empty()
-        });
-        let told = self.announced.contains(&key.address)
-            || self
-                .snapshot
-                .vips
-                .get(&key.address)
-                .is_some_and(|vip| vip.announce.is_ok());
+        self.take_out(name, key);
+        let others = self
+            .by_vip
+            .get(&key.address)
+            .is_some_and(|services| !services.is_empty());
+        let told = self.announced.contains(&key.address) || self.announces(key.address);
         if !others {
             self.by_vip.remove(&key.address);
         }
@@ -322,6 +318,27 @@ impl Balancer {
             self.due.insert((now + RETIRE_WITHIN, Due::Retire(key)));
         }
         self.dirty_vips.insert(key.address);
+    }
+
+    /// The service's pool, of which nothing is shown any more under this name.
+    fn take_out(&mut self, name: &ServiceName, key: VirtualService) -> Option<Pool> {
+        self.dirty.remove(name);
+        if self.by_key.get(&key) == Some(name) {
+            self.by_key.remove(&key);
+        }
+        if let Some(view) = self.snapshot.services.remove(name) {
+            self.index_names(name, Some(&view), None);
+        }
+        if let Some(services) = self.by_vip.get_mut(&key.address) {
+            services.remove(name);
+        }
+        self.dirty_vips.insert(key.address);
+        self.pools.remove(name)
+    }
+
+    fn announces(&self, address: IpAddr) -> bool {
+        let vip = self.snapshot.vips.get(&address);
+        vip.is_some_and(|vip| vip.announce.is_ok())
     }
 
     /// The removed service may leave the kernel.

@@ -74,6 +74,9 @@ impl Pool {
     pub(crate) fn reconfigure(&mut self, config: Arc<config::Service>) {
         for member in self.members.values_mut() {
             member.set_monitors(&config.monitors);
+            if self.config.name != config.name {
+                member.restart_checks();
+            }
         }
         if self.config.servers != config.servers {
             self.source = Source::Waiting;
@@ -154,6 +157,10 @@ impl Pool {
 
     /// What the kernel held before we touched it: those servers are taken as up and pooled. May come again.
     pub(crate) fn found(&mut self, destinations: Destinations) {
+        if self.found.is_some() && self.applied != Applied::NotYet {
+            // Told anew under another name; but what it holds by now is our own work and proves nothing.
+            return;
+        }
         for (address, weight) in &destinations {
             let same = |member: &&mut Member| member.address == Some(*address);
             if let Some(member) = self.members.values_mut().find(same) {

@@ -174,6 +174,13 @@ impl Member {
         self.presumed_up = was_up;
     }
 
+    /// Its checks get other numbers; what they found stays until they say otherwise.
+    pub(super) fn restart_checks(&mut self) {
+        for run in &mut self.runs {
+            run.check = None;
+        }
+    }
+
     /// Gives each monitor that has none a check, once there is an address.
     pub(super) fn start_checks(
         &mut self,

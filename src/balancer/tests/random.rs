@@ -58,7 +58,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let service = 0..2u8;
+    let service = 0..3u8;
     let some = || prop::collection::vec(0..6u8, 0..5);
     let hosts = prop::collection::vec((0..8u8, any::<bool>(), 0..3u32), 1..7);
     prop_oneof![
@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
-        2 => (0..6u8).prop_map(|variant| Step::Configured { variant }),
+        3 => (0..8u8).prop_map(|variant| Step::Configured { variant }),
         1 => (0..20u8).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Stop),
     ]
@@ -101,6 +101,9 @@ fn variant(variant: u8) -> Config {
         2 => text.depool_guard = DepoolGuard::Last,
         3 => text.monitors = vec![monitor(1), monitor(2)],
         4 => other.key.address = [192, 0, 2, 2].into(),
+        // Renamed, swapped.
+        5 => text.name = name("s2"),
+        6 => std::mem::swap(&mut text.name, &mut other.name),
         _ => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
@@ -228,8 +231,16 @@ impl Story {
             }
             Step::Configured { variant: v } => {
                 let config = variant(*v);
-                self.found
-                    .retain(|key| config.services.values().any(|s| s.key == *key));
+                // The sink looks again where a service has another name.
+                let old = self.snapshot.config.services.clone();
+                let same = |name, key| {
+                    old.get(name)
+                        .is_some_and(|old: &Arc<Service>| old.key == key)
+                };
+                self.found.retain(|key| {
+                    let mut services = config.services.iter();
+                    services.any(|(name, new)| new.key == *key && same(name, *key))
+                });
                 self.kernel
                     .retain(|key, _| config.services.values().any(|s| s.key == *key));
                 self.event(Event::Configured(Arc::new(config)));
@@ -252,7 +263,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_invariants_hold_whatever_happens(first in 0..6u8, steps in prop::collection::vec(step(), 1..120)) {
+    fn the_invariants_hold_whatever_happens(first in 0..8u8, steps in prop::collection::vec(step(), 1..120)) {
         let mut story = Story::new(variant(first));
         for step in &steps {
             story.step(step);

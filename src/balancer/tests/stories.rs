@@ -670,6 +670,86 @@ fn a_service_that_moves_to_another_port_starts_anew() {
     story.check_vips("192.0.2.1: a service has no server list yet");
 }
 
+/// Announced, its servers up, and told to the peers.
+fn announced(services: impl IntoIterator<Item = Service>) -> Story {
+    let mut story = Story::started(config(services));
+    let names: Vec<String> = (story.snapshot.services.keys())
+        .map(|name| name.as_str().to_owned())
+        .collect();
+    for name in &names {
+        story.list(name, servers(2));
+        story.up(name, "10.0.0.1").up(name, "10.0.0.2");
+    }
+    story.apply();
+    let told = story.snapshot.vips.keys().copied().collect();
+    story.event(Event::Announced(told));
+    story
+}
+
+#[test]
+fn a_renamed_service_goes_on() {
+    let mut story = announced([service("text", "192.0.2.1", 80)]);
+    story
+        .down("text", "10.0.0.2")
+        .apply()
+        .check_vips("192.0.2.1 med 5");
+    let before = story.service("text").clone();
+    story.event(Event::Configured(Arc::new(config([service(
+        "www",
+        "192.0.2.1",
+        80,
+    )]))));
+    story.check_vips("192.0.2.1 med 5");
+    let states = "10.0.0.1 enabled/up/pooled
+                  10.0.0.2 enabled/down/not pooled";
+    story.check("www", states);
+    assert_eq!(
+        story.service("www").destinations.as_deref(),
+        before.destinations.as_deref()
+    );
+    assert!(story.snapshot.retiring.is_empty());
+    // Checks are told by the service's name: they are others now, and what they say counts.
+    let old = &before.checks;
+    assert!(
+        (story.service("www").checks.iter())
+            .all(|(id, check)| !old.contains_key(id) && check.service == name("www"))
+    );
+    // The sink tells what the kernel holds, as of a new service.
+    let key = story.service("www").key();
+    let held = before.destinations.as_deref().expect("known").clone();
+    story.event(Event::Found([(key, held)].into()));
+    story.check("www", states).check_vips("192.0.2.1 med 5");
+    story.up("www", "10.0.0.2").check(
+        "www",
+        "10.0.0.1 enabled/up/pooled
+         10.0.0.2 enabled/up/pooled",
+    );
+}
+
+#[test]
+fn services_that_swap_their_ports_go_on() {
+    let of = |http: &str, https: &str| {
+        config([
+            service(http, "192.0.2.1", 80),
+            service(https, "192.0.2.1", 443),
+        ])
+    };
+    let mut story = announced(of("a", "b").services.values().map(|s| Service::clone(s)));
+    story.down("b", "10.0.0.2").apply();
+    story.event(Event::Configured(Arc::new(of("b", "a"))));
+    story.check_vips("192.0.2.1 med 5").check(
+        "a",
+        "10.0.0.1 enabled/up/pooled
+         10.0.0.2 enabled/down/not pooled",
+    );
+    assert_eq!(story.service("a").source, Source::Waiting);
+    story
+        .list("a", servers(1))
+        .list("b", servers(2))
+        .check("a", "10.0.0.1 enabled/up/pooled");
+    assert!(story.snapshot.retiring.is_empty());
+}
+
 #[test]
 fn sessions_troubles_and_a_refused_reload_are_shown() {
     let mut story = four_up();
