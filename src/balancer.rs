@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config, Servers};
 use crate::event::Event;
-use crate::pool::{self, CheckIds, Pool};
+use crate::pool::{CheckIds, Pool};
 use crate::service::{Family, Host, ServiceName, VirtualService};
 use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
 
@@ -289,10 +289,11 @@ impl Balancer {
             .or_default()
             .insert(name.clone());
         self.snapshot.retiring.remove(&service.key);
+        let announced = self.announces(service.key.address);
         let pool = self
             .pools
             .entry(name.clone())
-            .or_insert_with(|| Pool::new(service.clone()));
+            .or_insert_with(|| Pool::new(service.clone(), announced));
         pool.reconfigure(service.clone());
         match &service.servers {
             Servers::Inline(list) if new_list => pool.set_list(list, now),
@@ -479,19 +480,11 @@ impl Balancer {
         if self.snapshot.stopping {
             return Err(Refusal::Stopping);
         }
-        for (name, pool) in services.iter().zip(&pools) {
-            let view = self.snapshot.services.get(name);
-            let destinations = view.and_then(|view| view.destinations.as_ref());
-            let destinations = destinations.ok_or(Refusal::NoServerList)?;
-            if !pool.judged() {
-                return Err(Refusal::NotChecked);
-            }
-            if !pool::serves(destinations) {
-                return Err(Refusal::NothingPooled);
-            }
-            if !pool.served_by_kernel() {
-                return Err(Refusal::NotApplied);
-            }
+        // One that came to an announced address never had clients: theirs are not sent away for it.
+        let all_new = pools.iter().all(|pool| pool.newcomer());
+        let counted = pools.iter().filter(|pool| all_new || !pool.newcomer());
+        if let Some(refusal) = counted.filter_map(|pool| pool.refusal()).next() {
+            return Err(refusal);
         }
         if !self.present.contains(&address) {
             return Err(Refusal::AddressMissing);

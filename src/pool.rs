@@ -21,7 +21,9 @@ use self::member::Member;
 use crate::config;
 use crate::event::{CheckId, Verdict};
 use crate::service::{Destinations, Family, Host, ServerList};
-use crate::snapshot::{Applied, Condition, Counters, Health, Held, Pooled, Service, Source};
+use crate::snapshot::{
+    Applied, Condition, Counters, Health, Held, Pooled, Refusal, Service, Source,
+};
 
 /// How long after its first server list a pool may be judged though a first check is still missing,
 /// on top of the longest timeout of its monitors.
@@ -44,12 +46,15 @@ pub(crate) struct Pool {
     /// Every server has been checked once, or the time for it is over; never unset.
     judged: bool,
     judge_by: Option<Instant>,
+    /// Its address was announced before it came, and it has not been ready for that yet.
+    newcomer: bool,
     counters: Counters,
     view: Option<Arc<Service>>,
 }
 
 impl Pool {
-    pub(crate) fn new(config: Arc<config::Service>) -> Pool {
+    /// `newcomer`: its address is announced already.
+    pub(crate) fn new(config: Arc<config::Service>, newcomer: bool) -> Pool {
         Pool {
             config,
             members: BTreeMap::new(),
@@ -61,6 +66,7 @@ impl Pool {
             held_by_kernel: None,
             judged: false,
             judge_by: None,
+            newcomer,
             counters: Counters::default(),
             view: None,
         }
@@ -217,16 +223,25 @@ impl Pool {
         self.judge_by.filter(|_| !self.judged)
     }
 
-    /// Whether the pool may be judged: every server was checked once, or had its time.
-    pub(crate) fn judged(&self) -> bool {
-        self.judged
+    /// Whether its address was announced before it came, and it has not been ready for that yet.
+    pub(crate) fn newcomer(&self) -> bool {
+        self.newcomer
     }
 
-    /// Whether the kernel has been read back to hold a server that gets new connections.
-    pub(crate) fn served_by_kernel(&self) -> bool {
-        self.held_by_kernel
-            .as_ref()
-            .is_some_and(|held| serves(held))
+    /// Why its address may not be announced, as last settled; `None`: this service does not stand in the way.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        let wanted = self.view.as_ref().and_then(|v| v.destinations.as_deref());
+        if wanted.is_none() {
+            Some(Refusal::NoServerList)
+        } else if !self.judged {
+            Some(Refusal::NotChecked)
+        } else if !wanted.is_some_and(serves) {
+            Some(Refusal::NothingPooled)
+        } else if !self.held_by_kernel.as_deref().is_some_and(serves) {
+            Some(Refusal::NotApplied)
+        } else {
+            None
+        }
     }
 
     /// Decides anew, after any number of events, and shows the result. Cheap if nothing changed.
@@ -246,6 +261,7 @@ impl Pool {
         }
         let view = Arc::new(self.view());
         self.view = Some(view.clone());
+        self.newcomer &= self.refusal().is_some();
         view
     }
 
@@ -386,7 +402,7 @@ impl Pool {
 }
 
 /// Whether somebody gets new connections.
-pub(crate) fn serves(destinations: &Destinations) -> bool {
+fn serves(destinations: &Destinations) -> bool {
     destinations.values().any(|weight| weight.get() > 0)
 }
 

@@ -30,6 +30,8 @@ struct Story {
     kernel: BTreeMap<VirtualService, Arc<Destinations>>,
     /// The services of which the kernel's table has been told.
     found: BTreeSet<VirtualService>,
+    /// The services that were configured while their address was announced.
+    came_later: BTreeSet<VirtualService>,
 }
 
 impl Story {
@@ -47,6 +49,7 @@ impl Story {
             snapshot,
             kernel: BTreeMap::new(),
             found: BTreeSet::new(),
+            came_later: BTreeSet::new(),
         };
         invariants::hold(&story);
         story
@@ -83,6 +86,23 @@ impl Story {
         } = &event
         {
             self.kernel.remove(service);
+        }
+        if let Event::Configured(config) = &event {
+            let keys = |config: &Config| -> BTreeSet<VirtualService> {
+                config
+                    .services
+                    .values()
+                    .map(|service| service.key)
+                    .collect()
+            };
+            let announced = |key: &&VirtualService| {
+                let vip = before.vips.get(&key.address);
+                vip.is_some_and(|vip| vip.announce.is_ok())
+            };
+            let (new, old) = (keys(config), keys(&before.config));
+            self.came_later.retain(|key| new.contains(key));
+            self.came_later
+                .extend(new.difference(&old).filter(announced));
         }
         self.now += Duration::from_millis(1);
         self.balancer.handle(event.clone(), self.now);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Story;
 use crate::config::DepoolGuard;
 use crate::event::Event;
+use crate::service::ServiceName;
 use crate::snapshot::{Health, Held, Pooled, Server, Service, Snapshot};
 
 /// Of one moment.
@@ -25,7 +26,16 @@ pub(super) fn hold(story: &Story) {
             continue;
         }
         assert!(vip.present && !snapshot.stopping);
-        for service in vip.services.iter().map(|name| &snapshot.services[name]) {
+        // Those that came while the address was announced may still be on their way, but not all of them.
+        let (new, counted): (Vec<_>, Vec<_>) = vip
+            .services
+            .iter()
+            .partition(|name| story.balancer.pools[*name].newcomer());
+        assert!(!counted.is_empty() || new.iter().all(|name| ready(story, name)));
+        for name in new {
+            assert!(story.came_later.contains(&snapshot.services[name].key()));
+        }
+        for service in counted.iter().map(|name| &snapshot.services[*name]) {
             let wanted = service.destinations.as_ref().expect("announced, so known");
             assert!(
                 wanted.values().any(|w| w.get() > 0),
@@ -54,6 +64,10 @@ pub(super) fn hold(story: &Story) {
             "the address goes after its service"
         );
     }
+}
+
+fn ready(story: &Story, service: &ServiceName) -> bool {
+    story.balancer.pools[service].refusal().is_none()
 }
 
 fn pool(service: &Service) {

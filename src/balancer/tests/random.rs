@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
-        3 => (0..8u8).prop_map(|variant| Step::Configured { variant }),
+        3 => (0..10u8).prop_map(|variant| Step::Configured { variant }),
         1 => (0..20u8).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Stop),
     ]
@@ -101,9 +101,11 @@ fn variant(variant: u8) -> Config {
         2 => text.depool_guard = DepoolGuard::Last,
         3 => text.monitors = vec![monitor(1), monitor(2)],
         4 => other.key.address = [192, 0, 2, 2].into(),
-        // Renamed, swapped.
+        // Renamed, swapped, one more on an address that may be announced, another one in its place.
         5 => text.name = name("s2"),
         6 => std::mem::swap(&mut text.name, &mut other.name),
+        7 => return config([text, other, service("s2", "192.0.2.1", 8080)]),
+        8 => other.key.port = 8080,
         _ => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
@@ -263,7 +265,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_invariants_hold_whatever_happens(first in 0..8u8, steps in prop::collection::vec(step(), 1..120)) {
+    fn the_invariants_hold_whatever_happens(first in 0..10u8, steps in prop::collection::vec(step(), 1..120)) {
         let mut story = Story::new(variant(first));
         for step in &steps {
             story.step(step);

@@ -751,6 +751,56 @@ fn services_that_swap_their_ports_go_on() {
 }
 
 #[test]
+fn a_new_service_does_not_take_its_address_from_the_others() {
+    let (http, https) = (
+        service("http", "192.0.2.1", 80),
+        service("https", "192.0.2.1", 443),
+    );
+    let mut story = announced([http.clone()]);
+    let from = https.servers.clone();
+    story.event(Event::Configured(Arc::new(config([
+        http.clone(),
+        https.clone(),
+    ]))));
+    story.check_vips("192.0.2.1 med 5");
+    story.event(Event::SourceFailed {
+        service: name("https"),
+        from,
+        fault: "no such file".into(),
+    });
+    // Not even if the address goes and comes back meanwhile.
+    for present in [addresses(&[]), addresses(&["192.0.2.1"])] {
+        let faults = BTreeMap::new();
+        story.event(Event::Addresses { present, faults });
+    }
+    story.check_vips("192.0.2.1 med 5");
+    // Once it has been ready it counts as much as any other.
+    let key = story.service("https").key();
+    story.event(Event::Found([(key, Destinations::new())].into()));
+    story
+        .list("https", servers(1))
+        .up("https", "10.0.0.1")
+        .apply()
+        .check_vips("192.0.2.1 med 5");
+    let fault = "gone".to_owned();
+    story
+        .event(Event::NotApplied {
+            service: key,
+            fault,
+            holds: false,
+        })
+        .check_vips("192.0.2.1: the kernel does not hold a service of it");
+}
+
+#[test]
+fn a_new_service_in_the_place_of_the_only_one_is_waited_for() {
+    let mut story = announced([service("http", "192.0.2.1", 80)]);
+    let other = service("other", "192.0.2.1", 8080);
+    story.event(Event::Configured(Arc::new(config([other]))));
+    story.check_vips("192.0.2.1: a service has no server list yet");
+}
+
+#[test]
 fn sessions_troubles_and_a_refused_reload_are_shown() {
     let mut story = four_up();
     let peer: IpAddr = "10.64.0.1".parse().expect("an address");
