@@ -288,7 +288,10 @@ impl Balancer {
             .entry(service.key.address)
             .or_default()
             .insert(name.clone());
-        self.snapshot.retiring.remove(&service.key);
+        if self.snapshot.retiring.remove(&service.key).is_some() {
+            let stale = Due::Retire(service.key);
+            self.due.retain(|(_, due)| *due != stale);
+        }
         let announced = self.announces(service.key.address);
         let pool = self
             .pools

@@ -801,6 +801,25 @@ fn a_new_service_in_the_place_of_the_only_one_is_waited_for() {
 }
 
 #[test]
+fn a_service_that_came_back_and_goes_again_has_all_its_time() {
+    let (mail, text) = (
+        service("mail", "192.0.2.2", 25),
+        service("text", "192.0.2.1", 80),
+    );
+    let both = || Arc::new(config([mail.clone(), text.clone()]));
+    let alone = || Arc::new(config([mail.clone()]));
+    let mut story = announced([mail.clone(), text.clone()]);
+    story.event(Event::Configured(alone()));
+    story.pass(Duration::from_secs(3));
+    story.event(Event::Configured(both()));
+    story.event(Event::Configured(alone()));
+    story.pass(Duration::from_secs(3));
+    assert_eq!(story.snapshot.retiring.len(), 1);
+    story.pass(Duration::from_secs(2));
+    assert!(story.snapshot.retiring.is_empty());
+}
+
+#[test]
 fn sessions_troubles_and_a_refused_reload_are_shown() {
     let mut story = four_up();
     let peer: IpAddr = "10.64.0.1".parse().expect("an address");
