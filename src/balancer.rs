@@ -146,7 +146,11 @@ impl Balancer {
             Event::Repaired { service } => self.with_key(service, Pool::repaired),
             Event::Addresses { present, faults } => self.addresses(present, faults),
             Event::Peer { address, session } => {
-                Arc::make_mut(&mut self.snapshot.peers).insert(address, session);
+                // The last word of one that was removed may come late.
+                let bgp = self.snapshot.config.bgp.as_ref();
+                if bgp.is_some_and(|bgp| bgp.peers.contains_key(&address)) {
+                    Arc::make_mut(&mut self.snapshot.peers).insert(address, session);
+                }
             }
             Event::Announced(announced) => self.announced(announced),
             Event::Trouble { part, fault } => self.trouble(part, fault),

@@ -820,9 +820,30 @@ fn a_service_that_came_back_and_goes_again_has_all_its_time() {
 }
 
 #[test]
-fn sessions_troubles_and_a_refused_reload_are_shown() {
+fn the_last_word_of_a_removed_peer_is_ignored() {
     let mut story = four_up();
+    let address: IpAddr = "10.64.0.99".parse().expect("an address");
+    let session = Session {
+        state: SessionState::Idle,
+        fault: None,
+    };
+    story.event(Event::Peer { address, session });
+    assert!(story.snapshot.peers.is_empty());
+}
+
+#[test]
+fn sessions_troubles_and_a_refused_reload_are_shown() {
     let peer: IpAddr = "10.64.0.1".parse().expect("an address");
+    let mut with_peer = config([service("text", "192.0.2.1", 80)]);
+    if let Some(bgp) = &mut with_peer.bgp {
+        let to = crate::config::Peer {
+            address: peer,
+            peer_as: 14907,
+            port: 179,
+        };
+        bgp.peers.insert(peer, to);
+    }
+    let mut story = Story::started(with_peer);
     let session = Session {
         state: SessionState::Active,
         fault: Some("connection refused".into()),
