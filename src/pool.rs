@@ -266,11 +266,11 @@ impl Pool {
     }
 
     fn decide(&mut self) {
-        let names_missing = self.size.is_none()
-            || self
-                .members
-                .values()
-                .any(|m| m.listed.is_some() && !m.ready());
+        // A literal without an address is one of the other family: it will never have one.
+        let missing = |(host, m): (&Host, &Member)| {
+            m.listed.is_some() && !m.ready() && host.literal().is_none()
+        };
+        let names_missing = self.size.is_none() || self.members.iter().any(missing);
         if !names_missing && self.members.values().any(|m| m.unidentified) {
             // All names have addresses: what the kernel had and nobody claimed is no longer listed.
             self.members

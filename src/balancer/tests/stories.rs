@@ -820,6 +820,20 @@ fn a_service_that_came_back_and_goes_again_has_all_its_time() {
 }
 
 #[test]
+fn a_server_of_the_other_family_holds_nobody() {
+    let mut story = Story::new(config([service("text", "192.0.2.1", 80)]));
+    found(&mut story, &["10.0.0.1", "10.0.0.2", "10.0.0.9"]);
+    let mut list = servers(2);
+    list.insert(host("2001:db8::5"), listed(true));
+    story.list("text", list).check(
+        "text",
+        "10.0.0.1 enabled/up/pooled
+         10.0.0.2 enabled/up/pooled
+         2001:db8::5 enabled/down/not pooled",
+    );
+}
+
+#[test]
 fn the_last_word_of_a_removed_peer_is_ignored() {
     let mut story = four_up();
     let address: IpAddr = "10.64.0.99".parse().expect("an address");
