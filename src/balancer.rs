@@ -99,7 +99,6 @@ impl Balancer {
                 from,
                 fault,
             } => {
-                warn!(%service, fault, "server list: the last good one stays");
                 self.with_source(&service, &from, |pool| pool.source_failed(&fault));
             }
             Event::Resolved {
@@ -140,7 +139,6 @@ impl Balancer {
                 fault,
                 holds,
             } => {
-                warn!(%service, fault, "kernel refused");
                 self.with_key(service, |pool| pool.not_applied(&fault, holds));
             }
             Event::Repaired { service } => self.with_key(service, Pool::repaired),

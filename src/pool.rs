@@ -130,6 +130,11 @@ impl Pool {
 
     /// The source could not read a list; the last good one stays.
     pub(crate) fn source_failed(&mut self, fault: &str) {
+        let service = &self.config.name;
+        match self.size {
+            Some(_) => warn!(%service, fault, "no usable server list; the last good one stays"),
+            None => warn!(%service, fault, "no usable server list, and there was none before"),
+        }
         self.source = Source::Failed(fault.into());
     }
 
@@ -434,6 +439,10 @@ fn tell(
         }
         (Pooled::No, Pooled::Held(why)) => {
             info!(%service, %host, %why, "pooled before its first checks")
+        }
+        // So it is for a moment at each start over a kernel that serves; if it lasts, there is an alert.
+        (Pooled::Yes, Pooled::Held(why @ Held::NamesUnresolved)) => {
+            info!(%service, %host, %why, "found in the kernel, held in the pool")
         }
         (Pooled::Yes, Pooled::Held(why)) => warn!(%service, %host, %why, "held in the pool"),
         (Pooled::No, Pooled::Yes) => info!(%service, %host, "pooled"),

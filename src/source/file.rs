@@ -218,7 +218,7 @@ impl Watcher {
 
     async fn report(&mut self, fault: String) -> Result<(), Gone> {
         self.doubt = None;
-        warn!(service = %self.service, %fault, "no usable server list; the last good one stays");
+        debug!(service = %self.service, %fault, "no usable server list");
         self.sent = Some(Err(fault.clone()));
         let (service, from) = (self.service.clone(), Servers::File(self.path.clone()));
         self.send(Event::SourceFailed {
