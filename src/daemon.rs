@@ -245,8 +245,12 @@ fn lock(state: &Path) -> Result<File, Ended> {
         path: state.to_owned(),
         cause,
     };
-    std::fs::create_dir_all(state).map_err(failed)?;
-    let file = File::create(state.join("lock")).map_err(failed)?;
+    let path = state.join("lock");
+    let file = std::fs::create_dir_all(state)
+        .and_then(|()| File::create(&path))
+        // A disk that has become read-only must not keep us from starting again.
+        .or_else(|cause| File::open(&path).map_err(|_| cause))
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Ended::Running(state.to_owned())),
@@ -280,5 +284,35 @@ fn name_of(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Strin
         Some(Ok(name)) => name.to_owned(),
         Some(Err(cause)) => cause.to_string(),
         None => "all of them".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::process::Command;
+
+    use super::*;
+
+    /// As on a disk that has become read-only. What stands in for it refuses root too: a running program.
+    #[test]
+    fn a_lock_that_cannot_be_written_locks_all_the_same() {
+        let state = tempfile::tempdir().expect("a folder");
+        let path = state.path().join("lock");
+        std::fs::copy("/bin/sleep", &path).expect("a copy");
+        let mut running = loop {
+            match Command::new(&path).arg("60").spawn() {
+                // Another test's fork still holds the copy open for writing.
+                Err(cause) if cause.kind() == ErrorKind::ExecutableFileBusy => {}
+                other => break other.expect("it runs"),
+            }
+        };
+        assert!(File::create(&path).is_err(), "it can be written");
+        let held = lock(state.path());
+        let again = lock(state.path());
+        running.kill().expect("it ran");
+        running.wait().expect("it ends");
+        assert!(held.is_ok(), "{held:?}");
+        assert!(matches!(again, Err(Ended::Running(_))), "{again:?}");
     }
 }
