@@ -132,7 +132,7 @@ impl Balancer {
                 service,
                 destinations,
             } => {
-                self.with_key(service, |pool| pool.applied(destinations));
+                self.with_key(service, |pool| pool.applied(&destinations));
             }
             Event::NotApplied {
                 service,

@@ -53,7 +53,7 @@ pub enum Event {
         service: VirtualService,
         destinations: Arc<Destinations>,
     },
-    /// The kernel refused. `holds`: whether it still has the service with at least one destination.
+    /// The kernel refused. `holds`: whether it still has the service, with a destination that gets new connections.
     NotApplied {
         service: VirtualService,
         fault: String,

@@ -401,7 +401,7 @@ impl Sink {
 }
 
 fn holds(held: Option<&Held>) -> bool {
-    held.is_some_and(|held| !held.destinations.is_empty())
+    held.is_some_and(|held| held.destinations.values().any(|to| to.weight > 0))
 }
 
 /// Those that the core could have wanted: of the service's family and port.

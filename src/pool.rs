@@ -41,8 +41,8 @@ pub(crate) struct Pool {
     /// While somebody is leaving: the size of the pool that the guard is a fraction of.
     guarded_size: Option<usize>,
     applied: Applied,
-    /// What the kernel was last said to hold.
-    held_by_kernel: Option<Arc<Destinations>>,
+    /// Whether the kernel was last read to hold a server that gets new connections.
+    served_by_kernel: bool,
     /// Every server has been checked once, or the time for it is over; never unset.
     judged: bool,
     judge_by: Option<Instant>,
@@ -63,7 +63,7 @@ impl Pool {
             found: None,
             guarded_size: None,
             applied: Applied::NotYet,
-            held_by_kernel: None,
+            served_by_kernel: false,
             judged: false,
             judge_by: None,
             newcomer,
@@ -204,15 +204,13 @@ impl Pool {
         }
     }
 
-    pub(crate) fn applied(&mut self, destinations: Arc<Destinations>) {
+    pub(crate) fn applied(&mut self, destinations: &Destinations) {
         self.applied = Applied::Yes;
-        self.held_by_kernel = Some(destinations);
+        self.served_by_kernel = serves(destinations);
     }
 
     pub(crate) fn not_applied(&mut self, fault: &str, holds: bool) {
-        if !holds {
-            self.held_by_kernel = None;
-        }
+        self.served_by_kernel = holds;
         self.applied = Applied::Failed {
             fault: fault.into(),
             holds,
@@ -242,7 +240,7 @@ impl Pool {
             Some(Refusal::NotChecked)
         } else if !wanted.is_some_and(serves) {
             Some(Refusal::NothingPooled)
-        } else if !self.held_by_kernel.as_deref().is_some_and(serves) {
+        } else if !self.served_by_kernel {
             Some(Refusal::NotApplied)
         } else {
             None

@@ -194,7 +194,7 @@ pub enum Applied {
     NotYet,
     /// The kernel holds the service.
     Yes,
-    /// The kernel refused; `holds`: it still has the service with at least one destination.
+    /// The kernel refused; `holds`: it still has the service, with a destination that gets new connections.
     Failed {
         fault: Arc<str>,
         holds: bool,

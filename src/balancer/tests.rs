@@ -26,8 +26,8 @@ struct Story {
     balancer: Balancer,
     now: Instant,
     snapshot: Arc<Snapshot>,
-    /// What the kernel has been told to hold, by the story.
-    kernel: BTreeMap<VirtualService, Arc<Destinations>>,
+    /// The services for which the kernel has a server that gets new connections, as the story says.
+    kernel: BTreeSet<VirtualService>,
     /// The services of which the kernel's table has been told.
     found: BTreeSet<VirtualService>,
     /// The services that were configured while their address was announced.
@@ -47,7 +47,7 @@ impl Story {
             balancer,
             now,
             snapshot,
-            kernel: BTreeMap::new(),
+            kernel: BTreeSet::new(),
             found: BTreeSet::new(),
             came_later: BTreeSet::new(),
         };
@@ -72,20 +72,21 @@ impl Story {
 
     fn event(&mut self, event: Event) -> &mut Story {
         let before = self.snapshot.clone();
+        let mut read = |key: VirtualService, serves: bool| {
+            if serves {
+                self.kernel.insert(key);
+            } else {
+                self.kernel.remove(&key);
+            }
+        };
         if let Event::Applied {
             service,
             destinations,
         } = &event
         {
-            self.kernel.insert(*service, destinations.clone());
-        }
-        if let Event::NotApplied {
-            service,
-            holds: false,
-            ..
-        } = &event
-        {
-            self.kernel.remove(service);
+            read(*service, destinations.values().any(|w| w.get() > 0));
+        } else if let Event::NotApplied { service, holds, .. } = &event {
+            read(*service, *holds);
         }
         if let Event::Configured(config) = &event {
             let keys = |config: &Config| -> BTreeSet<VirtualService> {

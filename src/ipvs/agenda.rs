@@ -65,7 +65,7 @@ pub(super) struct Target {
     settled: Option<Arc<Destinations>>,
     /// What was last said of a failure, until it is over.
     failed: Option<(String, bool)>,
-    /// Whether the service had a destination when it was last read.
+    /// Whether the service had a destination that gets new connections when it was last read.
     pub(super) holds: bool,
     delay: Duration,
     later: Option<Instant>,
@@ -96,7 +96,7 @@ impl Target {
     }
 
     pub(super) fn succeeded(&mut self, destinations: Arc<Destinations>) {
-        self.holds = !destinations.is_empty();
+        self.holds = destinations.values().any(|weight| weight.get() > 0);
         self.settled = Some(destinations);
         self.failed = None;
         self.delay = FIRST_DELAY;

@@ -244,7 +244,7 @@ impl Story {
                     services.any(|(name, new)| new.key == *key && same(name, *key))
                 });
                 self.kernel
-                    .retain(|key, _| config.services.values().any(|s| s.key == *key));
+                    .retain(|key| config.services.values().any(|s| s.key == *key));
                 self.event(Event::Configured(Arc::new(config)));
             }
             Step::Pass { seconds } => {

@@ -497,6 +497,25 @@ fn an_address_is_announced_when_all_that_it_needs_is_there() {
         .check_vips("192.0.2.1: the daemon is stopping");
 }
 
+/// As when the scheduler's module is missing at a start over a kernel that serves.
+#[test]
+fn what_the_kernel_serves_though_it_refuses_a_change_is_announced() {
+    let mut story = Story::started(config([service("text", "192.0.2.1", 80)]));
+    found(&mut story, &["10.0.0.1"]);
+    story.list("text", servers(1)).up("text", "10.0.0.1");
+    let refused = |story: &Story, holds| Event::NotApplied {
+        service: story.service("text").key(),
+        fault: "modprobe ip_vs_mh".into(),
+        holds,
+    };
+    story
+        .event(refused(&story, false))
+        .check_vips("192.0.2.1: the kernel does not hold a service of it");
+    story
+        .event(refused(&story, true))
+        .check_vips("192.0.2.1 med 5");
+}
+
 #[test]
 fn a_first_check_that_never_comes_is_waited_for_in_vain_for_a_while() {
     let mut story = Story::started(config([service("text", "192.0.2.1", 80)]));
