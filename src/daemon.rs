@@ -32,20 +32,21 @@ pub struct Options {
 /// Why the daemon did not start, or ended without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(Mistakes),
-    #[error("cannot use the kernel's IPVS: {0}")]
+    #[error("cannot use the kernel's IPVS")]
     Ipvs(#[source] ipvs::Unavailable),
-    #[error("cannot serve the API: {0}")]
+    #[error("cannot serve the API")]
     Api(#[source] api::BindError),
-    #[error("cannot use the state directory {path}: {cause}; see [daemon] state-directory")]
+    #[error("cannot use [daemon] state-directory {path}")]
     StateDirectory {
         path: PathBuf,
+        #[source]
         cause: std::io::Error,
     },
-    #[error("another plimsoll runs with the state directory {0}")]
+    #[error("another plimsoll runs with [daemon] state-directory {0}")]
     Running(PathBuf),
-    #[error("cannot receive signals: {0}")]
+    #[error("cannot receive signals")]
     Signals(#[source] std::io::Error),
     #[error("a part of the daemon ended by itself: {0}")]
     Part(String),

@@ -2,6 +2,7 @@
 
 mod log;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -60,11 +61,22 @@ impl Run {
                 ExitCode::SUCCESS
             }
             Err(ended) => {
-                for line in ended.to_string().lines() {
+                for line in chain(&ended).lines() {
                     error!("{line}");
                 }
                 ExitCode::from(ended.exit_code())
             }
         }
     }
+}
+
+/// The error's text, then that of each cause.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
