@@ -31,8 +31,18 @@ enum Ipvs {
 }
 
 impl Run {
+    #[expect(
+        clippy::print_stderr,
+        reason = "there is no log yet when that cannot start"
+    )]
     pub(super) fn main(self) -> ExitCode {
-        let _log = log::start();
+        let _log = match log::start() {
+            Ok(log) => log,
+            Err(cause) => {
+                eprintln!("cannot start the thread that logs: {cause}");
+                return ExitCode::from(super::exit::OS_ERROR);
+            }
+        };
         let mode = match (self.dry_run, self.ipvs) {
             (true, _) => Mode::DryRun,
             (false, Ipvs::Kernel) => Mode::Real,

@@ -1,34 +1,52 @@
 //! Log lines to standard error, written by a thread of their own: a full pipe or a stuck disk loses lines,
-//! it never holds up who logs.
+//! it never holds up who logs. A panic's last words go the same way.
 //!
 //! On a terminal with times and colours; else as journald wants it, the priority in front (sd-daemon(3)).
 
+mod queue;
+
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Lines that wait for a reader before new ones are lost.
-const WAITING_LINES: usize = 8192;
+use queue::Queue;
 
-/// Starts logging at level INFO, or as `RUST_LOG` says. Lines still waiting are written, for as long as a
-/// second, when the guard is dropped.
-pub(super) fn start() -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(WAITING_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
+/// Bytes that wait for a reader before new lines are lost.
+const WAITING: usize = 2 << 20;
+/// How long the end waits for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Lines still waiting are written when this is dropped, if that takes no longer than [`LAST_LINES`].
+#[derive(Debug)]
+pub(super) struct Log(Queue);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
+/// Starts logging at level INFO, or as `RUST_LOG` says. Fails if there can be no thread for it.
+pub(super) fn start() -> io::Result<Log> {
+    let terminal = io::stderr().is_terminal();
+    let lost = if terminal {
+        |lost| format!("{lost} log lines were lost, nobody read them\n")
+    } else {
+        |lost| format!("<4>{lost} log lines were lost, nobody read them\n")
+    };
+    let queue = Queue::start(io::stderr(), WAITING, lost)?;
+    let writer = queue.clone();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer);
-    if std::io::stderr().is_terminal() {
+        .with_writer(move || writer.clone());
+    if terminal {
         base.with_target(false).init();
     } else {
         base.with_ansi(false)
@@ -40,7 +58,19 @@ pub(super) fn start() -> WorkerGuard {
             ))
             .init();
     }
-    guard
+    log_panics(queue.clone(), if terminal { "" } else { "<2>" });
+    Ok(Log(queue))
+}
+
+/// The usual hook writes to standard error itself, and so could hang there instead of ending.
+fn log_panics(queue: Queue, priority: &'static str) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        for line in format!("{panic}\n{backtrace}").lines() {
+            queue.put(format!("{priority}{line}\n").as_bytes());
+        }
+        queue.flush(LAST_LINES);
+    }));
 }
 
 struct Journald(Format<Full, ()>);
