@@ -1,5 +1,7 @@
 //! Builds all parts from a configuration, joins them, runs them, and stops them in order.
 
+mod reload;
+
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use self::reload::Reload;
 use crate::balancer::Balancer;
 use crate::cli::exit;
 use crate::config::{Config, Mistakes};
@@ -90,9 +93,11 @@ pub async fn run(options: Options) -> Result<(), Ended> {
     warn_of_mode(options.mode);
     raise_file_limit();
     let mut daemon = Daemon::start(&options, config, table, listeners);
+    let mut reload = Reload::new(options.config);
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => daemon.reload(&options.config).await,
+            _ = signals.hangup.recv() => reload.start(),
+            read = reload.outcome() => daemon.reload(read).await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             ended = daemon.parts.join_next() => return Err(Ended::Part(name_of(ended))),
@@ -157,26 +162,20 @@ impl Daemon {
         }
     }
 
-    /// SIGHUP: the new configuration is taken whole or refused whole.
-    async fn reload(&mut self, path: &Path) {
-        let path_here = path.to_owned();
-        // A thread that may block: the file may lie on a disk that hangs.
-        let read = tokio::task::spawn_blocking(move || Config::read(&path_here)).await;
+    /// The new configuration is taken whole or refused whole.
+    async fn reload(&mut self, read: Result<Config, String>) {
         let event = match read {
-            Ok(Ok(config)) => {
-                info!(config = %path.display(), services = config.services.len(), "reloaded");
+            Ok(config) => {
+                info!(services = config.services.len(), "reloaded");
                 self.config_of_start(&config).await;
                 Event::Configured(Arc::new(config))
             }
-            Ok(Err(mistakes)) => {
-                for line in mistakes.to_string().lines() {
+            Err(mistakes) => {
+                for line in mistakes.lines() {
                     warn!("{line}");
                 }
-                warn!(config = %path.display(), "reload refused; the configuration in force stays");
-                Event::ReloadRefused(mistakes.to_string())
-            }
-            Err(cause) => {
-                Event::ReloadRefused(format!("reading {} broke off: {cause}", path.display()))
+                warn!("reload refused; the configuration in force stays");
+                Event::ReloadRefused(mistakes)
             }
         };
         // The control loop ends only with the daemon.
