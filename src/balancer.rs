@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config, Servers};
 use crate::event::Event;
-use crate::pool::{CheckIds, Pool};
+use crate::pool::{Bearing, CheckIds, Pool};
 use crate::service::{Family, Host, ServiceName, VirtualService};
 use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
 
@@ -31,6 +31,8 @@ pub struct Balancer {
     by_vip: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     ids: CheckIds,
     dirty: BTreeSet<ServiceName>,
+    /// What addresses were last settled by: an event that changes nothing of it does not touch the address.
+    bearings: BTreeMap<ServiceName, Bearing>,
     dirty_vips: BTreeSet<IpAddr>,
     /// Wake-ups, some of them for what has settled in the meantime: harmless.
     due: BTreeSet<(Instant, Due)>,
@@ -62,6 +64,7 @@ impl Balancer {
             by_vip: BTreeMap::new(),
             ids: CheckIds::default(),
             dirty: BTreeSet::new(),
+            bearings: BTreeMap::new(),
             dirty_vips: BTreeSet::new(),
             due: BTreeSet::new(),
             announced: BTreeSet::new(),
@@ -184,6 +187,7 @@ impl Balancer {
                 continue;
             };
             let view = pool.settle(&mut self.ids, now);
+            let bearing = pool.bearing();
             if let Some(at) = pool.judge_by() {
                 self.due.insert((at, Due::Judge(name.clone())));
             }
@@ -194,7 +198,9 @@ impl Balancer {
             {
                 self.index_names(&name, old.as_deref(), Some(&view));
             }
-            self.dirty_vips.insert(view.key().address);
+            if self.bearings.insert(name, bearing) != Some(bearing) {
+                self.dirty_vips.insert(view.key().address);
+            }
         }
         for address in std::mem::take(&mut self.dirty_vips) {
             self.settle_vip(address);
@@ -328,6 +334,7 @@ impl Balancer {
 
     /// The service's pool, of which nothing is shown any more under this name.
     fn take_out(&mut self, name: &ServiceName, key: VirtualService) -> Option<Pool> {
+        self.bearings.remove(name);
         self.dirty.remove(name);
         if self.by_key.get(&key) == Some(name) {
             self.by_key.remove(&key);

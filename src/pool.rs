@@ -52,6 +52,15 @@ pub(crate) struct Pool {
     view: Option<Arc<Service>>,
 }
 
+/// What of a pool bears on its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bearing {
+    condition: Option<Condition>,
+    refusal: Option<Refusal>,
+    newcomer: bool,
+    announce: config::Announce,
+}
+
 impl Pool {
     /// `newcomer`: its address is announced already.
     pub(crate) fn new(config: Arc<config::Service>, newcomer: bool) -> Pool {
@@ -224,6 +233,15 @@ impl Pool {
     /// When the pool shall be judged at the latest, though checks are missing.
     pub(crate) fn judge_by(&self) -> Option<Instant> {
         self.judge_by.filter(|_| !self.judged)
+    }
+
+    pub(crate) fn bearing(&self) -> Bearing {
+        Bearing {
+            condition: self.view.as_ref().map(|view| view.condition),
+            refusal: self.refusal(),
+            newcomer: self.newcomer,
+            announce: self.config.announce,
+        }
     }
 
     /// Whether its address was announced before it came, and it has not been ready for that yet.
