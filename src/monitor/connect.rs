@@ -2,10 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+
+/// Descriptors that checks leave to routers, server lists, names and the API: with more servers than descriptors
+/// the rest of the daemon must go on, and say so.
+const SPARED: u64 = 512;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +36,11 @@ pub(super) async fn connect(
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = socket.map_err(sort)?;
+    if u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= ceiling()) {
+        return Err(ConnectError::Unable(io::Error::from_raw_os_error(
+            libc::EMFILE,
+        )));
+    }
     prepare(&socket).map_err(sort)?;
     let stream = match timeout(limit, socket.connect(target)).await {
         Err(_) => return Err(ConnectError::NoAnswer(limit)),
@@ -43,6 +54,13 @@ pub(super) async fn connect(
         ));
     }
     Ok(stream)
+}
+
+/// The kernel gives out the lowest free descriptor, so one from here on tells that few are left.
+fn ceiling() -> u64 {
+    // It fails for no reason that getrlimit(2) knows; then the kernel's own refusal is the limit.
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    limit - SPARED.min(limit / 4)
 }
 
 fn sort(error: io::Error) -> ConnectError {

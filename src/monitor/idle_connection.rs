@@ -26,6 +26,8 @@ use crate::config::{IdleConnection, Keepalive};
 
 /// The first retry comes about so soon, the next ones double it.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The same where it was this host that could not: that says nothing of how soon the server is back.
+const OUR_FAULT: Duration = Duration::from_secs(5);
 /// However short `timeout-clean-reconnect` is, quick reconnects are no closer together.
 const YOUNGEST: Duration = Duration::from_millis(100);
 /// What a server may send within each [`PAUSE`]; the rest waits in the kernel, which stops the server.
@@ -47,7 +49,7 @@ pub(super) async fn run(
         on_probation: false,
     };
     loop {
-        match server.connect(options.connect_timeout).await {
+        let error = match server.connect(options.connect_timeout).await {
             Ok(connection) => {
                 let lost = server.keep(connection, report).await;
                 server.on_probation = lost.young;
@@ -55,14 +57,27 @@ pub(super) async fn run(
                     backoff.reset();
                 }
                 match lost.why {
-                    Why::NoNewOne(error) => failed(error, report).await,
-                    Why::Broken(error) => report.down(&words(&error)).await,
-                    Why::ClosedYoung => report.down("closed by server at once").await,
+                    Why::NoNewOne(error) => Some(error),
+                    Why::Broken(error) => {
+                        report.down(&words(&error)).await;
+                        None
+                    }
+                    Why::ClosedYoung => {
+                        report.down("closed by server at once").await;
+                        None
+                    }
                 }
             }
-            Err(error) => failed(error, report).await,
+            Err(error) => Some(error),
+        };
+        let wait = match &error {
+            Some(ConnectError::Unable(_)) => OUR_FAULT,
+            Some(ConnectError::NoAnswer(_) | ConnectError::Failed(_)) | None => backoff.next(),
+        };
+        if let Some(error) = error {
+            failed(error, report).await;
         }
-        sleep(backoff.next()).await;
+        sleep(wait).await;
     }
 }
 
