@@ -177,12 +177,18 @@ impl Router {
     /// Changes whenever the session has been down.
     pub(crate) fn session(&self) -> String {
         match self.kind {
-            Kind::Bird => self
-                .ask("show protocols lb")
-                .lines()
-                .last()
-                .unwrap()
-                .to_owned(),
+            // BIRD's own "since" is computed anew each time and may differ by a millisecond.
+            Kind::Bird => {
+                let times = |words| self.log().matches(words).count();
+                let answer = self.ask("show protocols lb");
+                let state = answer.split_whitespace().last().unwrap().to_owned();
+                let (ups, downs) = (
+                    times("BGP session established"),
+                    times("BGP session closed"),
+                );
+                assert_eq!(state == "Established", ups > downs, "{}", self.log());
+                format!("{state}, {ups} times up, {downs} times down")
+            }
             Kind::Frr => {
                 let question = format!("show bgp neighbors {} json", self.settings.neighbor);
                 let answer: Value = serde_json::from_str(&self.ask(&question)).unwrap();
