@@ -59,6 +59,12 @@ impl Lab {
         fs::rename(&new, self.config()).unwrap();
     }
 
+    /// One more section.
+    pub(crate) fn add(&self, section: &dyn fmt::Display) {
+        let mut file = File::options().append(true).open(self.config()).unwrap();
+        file.write_all(section.to_string().as_bytes()).unwrap();
+    }
+
     /// `plimsoll WORDS -c CONFIG` in the namespace.
     pub(crate) fn plimsoll(&self, words: &str) -> Command {
         let mut command = self.namespace.command(env!("CARGO_BIN_EXE_plimsoll"));
@@ -270,6 +276,11 @@ impl Service {
             ),
             tables: String::new(),
         }
+    }
+
+    pub(crate) fn port(mut self, port: u16) -> Service {
+        self.keys = self.keys.replace("port = 80", &format!("port = {port}"));
+        self
     }
 
     /// One more line of the service's own table.

@@ -120,19 +120,29 @@ fn no_standard_error_at_all() {
     daemon.stop(SOON);
 }
 
-/// One line an event, with its priority, and no text of others' that could forge one.
+/// One line an event, with its priority, and no text of others that could pass for one of ours.
 #[test]
 fn lines_are_as_journald_wants_them() {
     let (lab, mut servers, router) = lab();
+    let list = lab.file("list.json");
+    fs::write(&list, r#"{"a\n<0>forged \u001b[31m": {}}"#).unwrap();
+    let listed = Service::new("listed", "192.0.2.2");
+    lab.add(&listed.key(&format!("servers = \"file://{}\"", list.display())));
     let mut daemon = lab.start();
     router.expect(&[route("192.0.2.1/32", 0)]);
+    lab.until_alert("forged");
     servers[0].die();
     lab.expect_pool("web", &[OUT, ("127.0.1.2", "enabled/up/pooled")]);
     daemon.until_log("why=\"connection refused\"");
-    until(SOON, "the other is held", || {
-        servers[1].answer(Some(503));
-        daemon.log().contains("<4>could not depool").then_some(())
-    });
+    servers[1].answer(Some(503));
+    daemon.until_log("<4>could not depool");
+    fs::write(
+        lab.config(),
+        "[service.\"a\\n<0>forged\"]\n\"\\u001b[31m\" = 1\n",
+    )
+    .unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.until_log("<4>reload refused");
     daemon.stop(SOON);
     for line in daemon.log().lines() {
         let mut characters = line.chars();

@@ -1,6 +1,9 @@
 //! What follows from what: checks, pools, addresses, routes, and how loudly a stand-in for the real thing says so.
 
+use std::fs;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use crate::lab::{Daemon, Lab, SOON, Service, bgp, route};
 use crate::netns::until;
@@ -202,4 +205,28 @@ fn a_start_with_everything_down() {
     lab.expect_pool("four", &[("127.0.1.1", HELD)]);
     lab.until_alert("four: Servers 127.0.1.1 are marked down but pooled");
     daemon.stop(Duration::from_secs(4));
+}
+
+/// `manage-addresses = false`: somebody else puts them there and takes them away, and routes follow.
+#[test]
+fn addresses_may_be_left_to_others() {
+    let (lab, _servers, router) = announcing(|service| service.idle());
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let left = text.replace(
+        "\nstate-directory",
+        "\nmanage-addresses = false\nstate-directory",
+    );
+    fs::write(lab.config(), &left).unwrap();
+    let mut daemon = lab.start();
+    lab.until_alert("192.0.2.1: The address is not on this host");
+    lab.namespace.ip("address add 192.0.2.1/32 dev lo");
+    router.expect(&[route("192.0.2.1/32", 10)]);
+    lab.namespace.ip("address del 192.0.2.1/32 dev lo");
+    router.expect(&[]);
+    // From now on it is ours to do.
+    fs::write(lab.config(), text).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    router.expect(&[route("192.0.2.1/32", 10), route("2001:db8::1/128", 20)]);
+    lab.until_no_alert("not on this host");
+    daemon.stop(SOON);
 }

@@ -307,6 +307,41 @@ fn addresses_move_between_services() {
     daemon.stop(Duration::from_secs(4));
 }
 
+/// What one address has in services comes and goes, and its name changes: the route stays all the time.
+#[test]
+fn an_address_stays_announced_while_its_services_change() {
+    let one = web("one", "192.0.2.1", "127.0.1.1");
+    let (lab, server, router, mut daemon) = announced(&one);
+    let session = router.session();
+    // Slow to be judged: nobody answers there.
+    let two = Service::new("two", "192.0.2.1")
+        .port(81)
+        .servers(&["127.0.1.1"])
+        .fetch();
+    lab.configure(&[&bgp(&[2]), &one, &two]);
+    lab.reload(&daemon);
+    lab.expect_pool("two", &[("127.0.1.1", "enabled/down/pooled")]);
+    lab.configure(&[&bgp(&[2]), &web("uno", "192.0.2.1", "127.0.1.1"), &two]);
+    lab.reload(&daemon);
+    lab.expect_pool("uno", &[("127.0.1.1", UP)]);
+    lab.configure(&[&bgp(&[2]), &two]);
+    lab.reload(&daemon);
+    until(SOON, "the server is left alone", || {
+        server.open().is_empty().then_some(())
+    });
+    lab.configure(&[&bgp(&[2]), &two, &one]);
+    lab.reload(&daemon);
+    lab.expect_pool("one", &[("127.0.1.1", UP)]);
+    router.expect(&[route("192.0.2.1/32", 0)]);
+    let log = router.log();
+    assert!(
+        !log.contains("removed"),
+        "it was announced all the time: {log}"
+    );
+    assert_eq!(router.session(), session, "the session was not reset");
+    daemon.stop(Duration::from_secs(4));
+}
+
 /// The router is deaf and the wire is full, so that a withdrawal cannot get out: the address of the removed service
 /// stays until it has.
 #[test]

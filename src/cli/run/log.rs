@@ -62,14 +62,14 @@ pub(super) fn start() -> io::Result<Log> {
     Ok(Log(queue))
 }
 
-/// The usual hook writes to standard error itself, and so could hang there instead of ending.
+/// The usual hook writes to standard error itself, and so could hang there; whoever owns the part that panicked
+/// would never hear of it.
 fn log_panics(queue: Queue, priority: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let backtrace = std::backtrace::Backtrace::capture();
         for line in format!("{panic}\n{backtrace}").lines() {
             queue.put(format!("{priority}{line}\n").as_bytes());
         }
-        queue.flush(LAST_LINES);
     }));
 }
 
