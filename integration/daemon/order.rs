@@ -230,3 +230,22 @@ fn addresses_may_be_left_to_others() {
     lab.until_no_alert("not on this host");
     daemon.stop(SOON);
 }
+
+/// The namespace has no DNS: a name out of the hosts file is as good as an address, one that nobody knows is out of the
+/// pool, and the others are announced without it.
+#[test]
+fn a_name_that_does_not_resolve_holds_up_nobody_for_long() {
+    let lab = Lab::new();
+    lab.wire();
+    let _server = Server::start(&lab, "127.0.0.1");
+    let router = lab.router(2, false);
+    let web = Service::new("web", "192.0.2.1").servers(&["localhost", "web.invalid"]);
+    lab.configure(&[&bgp(&[2]), &web.key("depool-threshold = 0.5").idle()]);
+    let mut daemon = lab.start();
+    let begun = Instant::now();
+    router.expect(&[route("192.0.2.1/32", 0)]);
+    println!("announced after {:?}", begun.elapsed());
+    lab.expect_pool("web", &[("localhost", UP), ("web.invalid", OUT)]);
+    lab.until_alert("web: Servers web.invalid do not resolve: ");
+    daemon.stop(SOON);
+}
