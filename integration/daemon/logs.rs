@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::lab::{Daemon, Lab, SOON, Service, bgp, route};
-use crate::netns::until;
+
 use crate::router::Router;
 use crate::server::Server;
 

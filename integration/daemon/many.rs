@@ -61,7 +61,9 @@ fn twenty_thousand_servers() {
     let servers = servers.min(20);
     assert!(servers > 10, "of {hard} descriptors");
     let lab = Lab::new();
-    let server = Server::start(&lab, "0.0.0.0");
+    lab.wire();
+    let router = lab.router(2, false);
+    let mut server = Server::start(&lab, "0.0.0.0");
     let hosts: Vec<String> = (1..=servers).map(|n| format!("127.1.0.{n}")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let services: Vec<String> = (0..SERVICES)
@@ -71,7 +73,7 @@ fn twenty_thousand_servers() {
             service.monitor("type = \"idle-connection\"").to_string()
         })
         .collect();
-    lab.configure(&[&services.concat()]);
+    lab.configure(&[&bgp(&[2]), &services.concat()]);
     let begun = Instant::now();
     let mut daemon = lab.start();
     println!("it answers after {:?}", begun.elapsed());
@@ -106,17 +108,44 @@ fn twenty_thousand_servers() {
         SERVICES * servers,
         "each was connected to once"
     );
-    until(SOON, "all addresses are there", || {
-        (lab.addresses().len() == SERVICES).then_some(())
+    until(SOON * 2, "all are announced", || {
+        (router.routes().len() == SERVICES).then_some(())
     });
+    println!("all announced after {:?}", begun.elapsed());
+    let session = router.session();
     // How the rest does when nothing happens.
     let (busy, begun) = (daemon.busy(), Instant::now());
     std::thread::sleep(Duration::from_secs(10));
     let idle = (daemon.busy() - busy).as_secs_f64() / begun.elapsed().as_secs_f64();
     println!("{:.1} % of a core when idle", idle * 100.0);
     assert!(idle < 0.5, "{idle}");
+    // All of them die at once.
+    let (busy, begun) = (daemon.busy(), Instant::now());
+    server.die();
+    println!("dead after {:?}", begun.elapsed());
+    let mut slowest = Duration::ZERO;
+    until(SOON * 2, "all are down", || {
+        let asked = Instant::now();
+        lab.get("/pools/s0500").unwrap();
+        slowest = slowest.max(asked.elapsed());
+        let text = lab.get("/metrics")?;
+        let down =
+            |line: &&str| line.starts_with("plimsoll_service_servers_up{") && line.ends_with(" 0");
+        (text.lines().filter(down).count() == SERVICES).then_some(())
+    });
+    println!(
+        "all down after {:?}, slowest answer {slowest:?}, {:?} of processor time",
+        begun.elapsed(),
+        daemon.busy() - busy
+    );
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // The threshold holds half of each pool, and so the routes.
+    assert_eq!(router.session(), session, "the session was not reset");
+    let log = router.log();
+    assert!(!log.contains("removed"), "all were announced all the time");
     let took = daemon.stop(SOON);
     println!("ended in {took:?}");
+    router.expect(&[]);
 }
 
 /// The checks leave something for the rest: routers, lists and the API go on, and it is said.

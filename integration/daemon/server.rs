@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::lab::Lab;
 
@@ -21,7 +21,7 @@ pub(crate) struct Server {
     status: watch::Sender<Option<u16>>,
     count: Arc<Count>,
     /// All its sockets are in there.
-    running: Option<Runtime>,
+    running: Option<(Runtime, JoinHandle<()>)>,
 }
 
 #[derive(Default)]
@@ -52,7 +52,11 @@ impl Server {
 
     /// As when its process is killed: all connections are closed, new ones refused.
     pub(crate) fn die(&mut self) {
-        self.running = None;
+        if let Some((runtime, serve)) = self.running.take() {
+            serve.abort();
+            // The listener is closed before the connections are.
+            let _ = runtime.block_on(serve);
+        }
     }
 
     pub(crate) fn revive(&mut self, lab: &Lab) {
@@ -63,9 +67,8 @@ impl Server {
             .build()
             .unwrap();
         let (status, count) = (self.status.subscribe(), self.count.clone());
-        // It goes with the runtime.
-        drop(runtime.spawn(serve(listener, status, count)));
-        self.running = Some(runtime);
+        let serve = runtime.spawn(serve(listener, status, count));
+        self.running = Some((runtime, serve));
     }
 
     /// Connections so far.
@@ -94,8 +97,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn serve(listener: TcpListener, status: watch::Receiver<Option<u16>>, count: Arc<Count>) {
-    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    // Dropped last.
     let mut connections = JoinSet::new();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let open = Open::new(count.clone());

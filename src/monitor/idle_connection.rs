@@ -27,7 +27,7 @@ use crate::config::{IdleConnection, Keepalive};
 /// The first retry comes about so soon, the next ones double it.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The same where it was this host that could not: that says nothing of how soon the server is back.
-const OUR_FAULT: Duration = Duration::from_secs(5);
+const OUR_FAULT: Duration = Duration::from_secs(1);
 /// However short `timeout-clean-reconnect` is, quick reconnects are no closer together.
 const YOUNGEST: Duration = Duration::from_millis(100);
 /// What a server may send within each [`PAUSE`]; the rest waits in the kernel, which stops the server.
@@ -154,15 +154,18 @@ impl Server<'_> {
                         young,
                     };
                 }
-                End::Closed => match self.connect(self.options.timeout_clean_reconnect).await {
-                    Ok(next) => (connection, quick) = (next, true),
-                    Err(error) => {
-                        return Lost {
-                            why: Why::NoNewOne(error),
-                            young: false,
-                        };
-                    }
-                },
+                End::Closed => {}
+            }
+            // First, so that the new one is not one descriptor too many.
+            drop(connection);
+            match self.connect(self.options.timeout_clean_reconnect).await {
+                Ok(next) => (connection, quick) = (next, true),
+                Err(error) => {
+                    return Lost {
+                        why: Why::NoNewOne(error),
+                        young: false,
+                    };
+                }
             }
         }
     }
