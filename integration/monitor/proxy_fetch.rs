@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::{Future, pending};
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -282,6 +283,36 @@ async fn slow_servers_end_at_the_timeout() {
         slow("", b"\x16\x03\x03\x40\x00", https).await,
         waiting("the TLS handshake")
     );
+}
+
+/// The host is suspended while an answer is awaited: that is not held against the server, once.
+#[tokio::test]
+async fn a_host_that_slept_asks_again() {
+    for (answered, expected) in [
+        (true, Verdict::Up),
+        (false, down("timed out after 500ms waiting for headers")),
+    ] {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let server = Server::start("127.0.0.1:0", move |mut stream| {
+            let requests = requests.clone();
+            async move {
+                head(&mut stream).await?;
+                if requests.fetch_add(1, SeqCst) > 0 && answered {
+                    stream.write_all(OK.as_bytes()).await?;
+                }
+                pending().await
+            }
+        })
+        .await;
+        let options = impatient("http://www.example.org/");
+        let mut edge = watch(server.address, Monitor::ProxyFetch(options));
+        server.until_accepted(1).await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::resume();
+        assert_eq!(verdict(&mut edge).await, expected);
+        assert_eq!(server.accepted(), 2, "once more and no oftener");
+    }
 }
 
 /// Serves HTTPS with a certificate that nobody has signed; notes the name that was asked for.

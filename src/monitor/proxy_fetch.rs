@@ -34,6 +34,8 @@ use crate::config::ProxyFetch;
 const LARGEST_HEAD: usize = 64 * 1024;
 /// The most that is read of one answer, TLS and all; what comes after it in a body doesn't matter.
 const MOST_READ: usize = 1024 * 1024;
+/// A timeout that is noticed so long after it was due says that this host was suspended, or has too much to do.
+const LATE: Duration = Duration::from_millis(250);
 const AGENT: &str = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
 
 /// Checks for ever.
@@ -45,7 +47,13 @@ pub(super) async fn run(
 ) -> Infallible {
     let mut due = Instant::now();
     loop {
-        match fetch(target, options, tls).await {
+        let began = Instant::now();
+        let mut fetched = fetch(target, options, tls).await;
+        if is_late(&fetched) && began.elapsed() > options.timeout + LATE {
+            // It was us who slept, not the server. But once is enough: a dead one must not live by our being slow.
+            fetched = fetch(target, options, tls).await;
+        }
+        match fetched {
             Ok(()) => report.up().await,
             Err(error @ FetchError::Connect(ConnectError::Unable(_))) => {
                 report.unable(&error.to_string()).await;
@@ -55,6 +63,14 @@ pub(super) async fn run(
         due = next(due, options.interval, Instant::now());
         sleep_until(due).await;
     }
+}
+
+/// Whether the time was up before the answer was there.
+fn is_late(fetched: &Result<(), FetchError>) -> bool {
+    matches!(
+        fetched,
+        Err(FetchError::TimedOut { .. } | FetchError::Connect(ConnectError::NoAnswer(_)))
+    )
 }
 
 /// When the check after the one that was due at `due` is: an interval later, give or take a twentieth so that
