@@ -281,7 +281,7 @@ fn server_lists() {
     check_all(&[
         (
             r#"servers = "etcd://h:1/k""#,
-            r#"7: service.web.servers: "etcd://h:1/k": "etcd" is not supported by this version; write "file:///etc/plimsoll/pools/text.json" or [[service.web.server]]"#,
+            r#"7: service.web.servers: "etcd://h:1/k": the servers of etcd stand in [etcd] endpoints; write one like "etcd:eqiad/cache_text/nginx""#,
         ),
         (
             r#"servers = "file://etc/x""#,
@@ -289,7 +289,7 @@ fn server_lists() {
         ),
         (
             r#"servers = "/etc/x""#,
-            r#"7: service.web.servers: "/etc/x" is not a server list's URL; write one like "file:///etc/plimsoll/pools/text.json""#,
+            r#"7: service.web.servers: "/etc/x" is not a server list's URL; write one like "file:///etc/plimsoll/pools/text.json" or "etcd:eqiad/cache_text/nginx""#,
         ),
         (
             "servers = 1",
@@ -314,7 +314,7 @@ server = [{host = "a"}]"#,
         ),
         (
             r#"servers = "k8s://x""#,
-            r#"7: service.web.servers: "k8s://x": "k8s" is not supported by this version; write "file:///etc/plimsoll/pools/text.json" or [[service.web.server]]"#,
+            r#"7: service.web.servers: "k8s://x": "k8s" is not supported by this version; write "file:///etc/plimsoll/pools/text.json", "etcd:eqiad/cache_text/nginx" or [[service.web.server]]"#,
         ),
     ]);
 }
@@ -577,7 +577,7 @@ fn sections() {
 1: service.web.port: missing; write port = 80, say
 1: service.web.protocol: missing; write protocol = "tcp" or "udp"
 1: service.web.scheduler: missing; write scheduler = "wrr", say
-1: service.web.servers: missing; write servers = "file:///PATH", or [[service.web.server]] for each"#,
+1: service.web.servers: missing; write servers = "file:///PATH" or "etcd:DC/CLUSTER/SERVICE", or [[service.web.server]] for each"#,
     );
     check(
         r#"[service."a b"]
@@ -894,10 +894,10 @@ scheduler = "x"
 servers = "y"
 "#,
         r#"1: service.a.scheduler: missing; write scheduler = "wrr", say
-1: service.a.servers: missing; write servers = "file:///PATH", or [[service.a.server]] for each
+1: service.a.servers: missing; write servers = "file:///PATH" or "etcd:DC/CLUSTER/SERVICE", or [[service.a.server]] for each
 5: service.b: tcp 192.0.2.1:80 is service.a (line 1) already; write another address, port or protocol
 9: service.b.scheduler: unknown scheduler "x"; allowed are rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
-10: service.b.servers: "y" is not a server list's URL; write one like "file:///etc/plimsoll/pools/text.json""#,
+10: service.b.servers: "y" is not a server list's URL; write one like "file:///etc/plimsoll/pools/text.json" or "etcd:eqiad/cache_text/nginx""#,
     );
 }
 
@@ -929,7 +929,7 @@ port = 80x
 4: service.web.protocol: unknown protocol "tpc"; did you mean "tcp"? Allowed are tcp, udp
 5: service.web.shceduler: unknown key "shceduler"; did you mean "scheduler"?
 6: service.web.depool-threshold: 50 is no fraction of the servers; write 0 to 1, say 0.5
-7: service.web.servers: "etcd://conf:2379/web": "etcd" is not supported by this version; write "file:///etc/plimsoll/pools/text.json" or [[service.web.server]]
+7: service.web.servers: "etcd://conf:2379/web": the servers of etcd stand in [etcd] endpoints; write one like "etcd:eqiad/cache_text/nginx"
 10: service.web.monitor[0].url: "gopher://x/" is not http or https; write a URL like "http://www.example.com/healthz"
 11: service.web.monitor[0].interval: expected a duration, found the integer 10; write "10s" if seconds are meant
 13: bgp.local-as: 23456 is AS_TRANS, which is no one's; write the AS's own number

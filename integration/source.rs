@@ -87,7 +87,7 @@ impl Running {
             "{}",
             from.display()
         );
-        (service.to_string(), hosts(&list))
+        (service.to_string(), hosts(&list.servers))
     }
 
     /// The next event is a fault: its text without the directory.
@@ -441,7 +441,7 @@ async fn what_inotify_does_not_tell_the_poll_finds() {
     let Event::List { list, .. } = event else {
         panic!("{event:?}")
     };
-    assert_eq!(hosts(&list), "b*10");
+    assert_eq!(hosts(&list.servers), "b*10");
 }
 
 /// With no inotify watches left it polls. The limit is a user namespace's own, so this test runs itself

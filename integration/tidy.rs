@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-const WORDS: &[&str] = &["service", "config", "event", "snapshot"];
+const WORDS: &[&str] = &["service", "conftool", "config", "event", "snapshot"];
 const DECISIONS: &[&str] = &["pool", "balancer"];
 const EDGES: &[&str] = &[
-    "source", "resolver", "monitor", "ipvs", "bgp", "address", "api",
+    "source", "resolver", "monitor", "ipvs", "bgp", "address", "api", "fleet",
 ];
 
 /// The modules of this crate that a module of the given name may use, itself aside.
@@ -17,9 +17,10 @@ fn allowed(module: &str) -> Option<BTreeSet<&'static str>> {
     Some(match module {
         _ if WORDS.contains(&module) => words().collect(),
         "backoff" => BTreeSet::new(),
+        "etcd" => words().collect(),
         "pool" => words().collect(),
         "balancer" => words().chain(["pool"]).collect(),
-        _ if EDGES.contains(&module) => words().chain(["backoff"]).collect(),
+        _ if EDGES.contains(&module) => words().chain(["backoff", "etcd"]).collect(),
         "control" => words().chain(["balancer"]).collect(),
         // The wiring imports anything.
         "daemon" | "cli" | "main" | "lib" => return None,

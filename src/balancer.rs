@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::config::{self, Config, Servers};
 use crate::event::Event;
 use crate::pool::{Bearing, CheckIds, Pool};
-use crate::service::{Family, Host, ServiceName, VirtualService};
+use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
 use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
 
 /// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
@@ -135,7 +135,7 @@ impl Balancer {
                 service,
                 destinations,
             } => {
-                self.with_key(service, |pool| pool.applied(&destinations));
+                self.with_key(service, |pool| pool.applied(destinations));
             }
             Event::NotApplied {
                 service,
@@ -155,6 +155,11 @@ impl Balancer {
             }
             Event::Announced(announced) => self.announced(announced),
             Event::Trouble { part, fault } => self.trouble(part, fault),
+            Event::Together(events) => {
+                for event in events {
+                    self.handle(event, now);
+                }
+            }
             Event::Stop => {
                 self.snapshot.stopping = true;
                 self.dirty_vips.extend(self.by_vip.keys());
@@ -307,8 +312,10 @@ impl Balancer {
             .or_insert_with(|| Pool::new(service.clone(), announced));
         pool.reconfigure(service.clone());
         match &service.servers {
-            Servers::Inline(list) if new_list => pool.set_list(list, now),
-            Servers::Inline(_) | Servers::File(_) => {}
+            Servers::Inline(list) if new_list => {
+                pool.set_list(&Listing::from((**list).clone()), now);
+            }
+            Servers::Inline(_) | Servers::File(_) | Servers::Etcd(_) => {}
         }
         self.dirty.insert(name.clone());
     }

@@ -10,11 +10,13 @@ use std::time::Duration;
 use serde::Serialize;
 use url::Url;
 
+use crate::conftool::PoolPath;
 use crate::service::{Scheduler, ServerList, ServiceName, VirtualService};
 
 mod agreement;
 mod bgp;
 mod document;
+mod etcd;
 mod mistake;
 mod monitor;
 mod reader;
@@ -34,6 +36,8 @@ pub struct Config {
     pub api: Api,
     /// `None`: no `[bgp]` section, nothing is announced.
     pub bgp: Option<Bgp>,
+    /// `None`: no `[etcd]` section, no list comes from there and no state goes there.
+    pub etcd: Option<Arc<Etcd>>,
     pub services: BTreeMap<ServiceName, Arc<Service>>,
 }
 
@@ -79,6 +83,38 @@ pub struct Peer {
     pub peer_as: u32,
     /// TCP port that we connect to, 179 by default.
     pub port: u16,
+}
+
+/// `[etcd]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Etcd {
+    /// At least one, http or https, host and port, no path; tried in turn.
+    pub endpoints: Vec<Url>,
+    /// The directory above the pools' `DC/CLUSTER/SERVICE`: an absolute path without a slash at its end.
+    pub prefix: String,
+    pub api: EtcdApi,
+    /// PEM. The authorities that the servers' certificates are verified by; the system's if `None`.
+    pub ca: Option<PathBuf>,
+    /// PEM. Our own certificate and its key, both or none.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Both or none; the file's first line is the password.
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// How long an endpoint may take to answer before the next one is tried.
+    pub timeout: Duration,
+    /// After how long without etcd what has changed meanwhile is taken with care: see
+    /// [`Freshness::CatchUp`](crate::service::Freshness).
+    pub stale_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtcdApi {
+    /// HTTP and JSON under `/v2/keys`; what conftool 6 speaks.
+    V2,
+    /// gRPC.
+    V3,
 }
 
 /// `[service.NAME]`
@@ -137,6 +173,8 @@ pub enum Servers {
     Inline(Arc<ServerList>),
     /// `servers = "file:///PATH"`: PyBal's JSON.
     File(PathBuf),
+    /// `servers = "etcd:DC/CLUSTER/SERVICE"`, below `[etcd] prefix`.
+    Etcd(PoolPath),
 }
 
 /// `[service.NAME.bgp]`

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::{Config, Servers};
-use crate::service::{Destinations, Family, Host, ServerList, ServiceName, VirtualService};
+use crate::service::{Destinations, Family, Host, Listing, ServiceName, VirtualService};
 
 #[derive(Clone, Debug, Serialize)]
 pub enum Event {
@@ -19,7 +19,7 @@ pub enum Event {
     List {
         service: ServiceName,
         from: Servers,
-        list: Arc<ServerList>,
+        list: Arc<Listing>,
     },
     /// A source could not; the last good list stays.
     SourceFailed {
@@ -76,6 +76,8 @@ pub enum Event {
         part: &'static str,
         fault: Option<String>,
     },
+    /// What happened at once (a transaction of the store, say): no snapshot shows a part of it.
+    Together(Vec<Event>),
     /// SIGTERM or SIGINT.
     Stop,
 }

@@ -20,6 +20,7 @@
 
 // Words: plain data, no logic that waits or decides.
 pub mod config;
+pub mod conftool;
 pub mod event;
 pub mod service;
 pub mod snapshot;
@@ -33,6 +34,8 @@ pub mod address;
 pub mod api;
 pub mod backoff;
 pub mod bgp;
+pub mod etcd;
+pub mod fleet;
 pub mod ipvs;
 pub mod monitor;
 pub mod resolver;

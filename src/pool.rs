@@ -18,9 +18,9 @@ use tracing::{info, warn};
 
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
-use crate::config;
+use crate::config::{self, DepoolGuard};
 use crate::event::{CheckId, Verdict};
-use crate::service::{Destinations, Family, Host, ServerList};
+use crate::service::{Destinations, Family, Freshness, Host, Listing};
 use crate::snapshot::{
     Applied, Condition, Counters, Health, Held, Pooled, Refusal, Service, Source,
 };
@@ -36,12 +36,20 @@ pub(crate) struct Pool {
     /// How many servers the list has; `None`: no list yet.
     size: Option<usize>,
     source: Source,
+    /// Entries of the source that cannot be used.
+    list_faults: Arc<BTreeMap<String, String>>,
+    revision: Option<u64>,
+    applied_revision: Option<u64>,
+    /// The list in force came all at once after its source had been away.
+    catch_up: bool,
     /// What the kernel had when we came; `None`: not told yet.
     found: Option<Destinations>,
     /// While somebody is leaving: the size of the pool that the guard is a fraction of.
     guarded_size: Option<usize>,
     applied: Applied,
-    /// Whether the kernel was last read to hold a server that gets new connections.
+    /// What the kernel was last read to hold.
+    in_kernel: Option<Arc<Destinations>>,
+    /// Whether that has a server that gets new connections.
     served_by_kernel: bool,
     /// Every server has been checked once, or the time for it is over; never unset.
     judged: bool,
@@ -69,9 +77,14 @@ impl Pool {
             members: BTreeMap::new(),
             size: None,
             source: Source::Waiting,
+            list_faults: Arc::default(),
+            revision: None,
+            applied_revision: None,
+            catch_up: false,
             found: None,
             guarded_size: None,
             applied: Applied::NotYet,
+            in_kernel: None,
             served_by_kernel: false,
             judged: false,
             judge_by: None,
@@ -100,8 +113,18 @@ impl Pool {
     }
 
     /// A good list from the service's source.
-    pub(crate) fn set_list(&mut self, list: &ServerList, now: Instant) {
-        self.source = Source::Good;
+    pub(crate) fn set_list(&mut self, listing: &Listing, now: Instant) {
+        let list = &listing.servers;
+        self.source = match listing.freshness {
+            Freshness::Current | Freshness::CatchUp => Source::Good,
+            Freshness::Saved { age } => Source::Saved { age, read_at: now },
+        };
+        self.catch_up = listing.freshness == Freshness::CatchUp;
+        self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
+        self.revision = listing.revision;
+        for (host, member) in &mut self.members {
+            member.note = listing.notes.get(host).cloned().map(Arc::new);
+        }
         let old_size = self.size.unwrap_or(0);
         for (host, member) in &mut self.members {
             if !list.contains_key(host) {
@@ -112,6 +135,7 @@ impl Pool {
             let new = || Member::new(None, listed.weight, &self.config.monitors);
             let member = self.members.entry(host.clone()).or_insert_with(new);
             member.listed = Some(*listed);
+            member.note = listing.notes.get(host).cloned().map(Arc::new);
             member.unidentified = false;
             member.weight = listed.weight;
             if let Some(address) = host.literal() {
@@ -213,13 +237,15 @@ impl Pool {
         }
     }
 
-    pub(crate) fn applied(&mut self, destinations: &Destinations) {
+    pub(crate) fn applied(&mut self, destinations: Arc<Destinations>) {
         self.applied = Applied::Yes;
-        self.served_by_kernel = serves(destinations);
+        self.served_by_kernel = serves(&destinations);
+        self.in_kernel = Some(destinations);
     }
 
     pub(crate) fn not_applied(&mut self, fault: &str, holds: bool) {
         self.served_by_kernel = holds;
+        self.in_kernel = None;
         self.applied = Applied::Failed {
             fault: fault.into(),
             holds,
@@ -280,7 +306,12 @@ impl Pool {
         if self.size.is_some() && !self.judged {
             self.judged = all_checked() || self.judge_by.is_some_and(|at| at <= now);
         }
-        let view = Arc::new(self.view());
+        let mut view = self.view();
+        if view.destinations.is_some() && view.destinations == self.in_kernel {
+            self.applied_revision = self.revision;
+        }
+        view.applied_revision = self.applied_revision;
+        let view = Arc::new(view);
         self.view = Some(view.clone());
         self.newcomer &= self.refusal().is_some();
         view
@@ -301,10 +332,18 @@ impl Pool {
         }
         let before: Vec<Pooled> = self.members.values().map(|m| m.pooled).collect();
         let floor = floor::floor(self.size.unwrap_or(0), self.config.depool_threshold);
+        let (guard, held) = match self.config.depool_guard {
+            DepoolGuard::Last | DepoolGuard::Floor if self.catch_up => {
+                (DepoolGuard::Floor, Held::StaleCatchUp)
+            }
+            guard @ (DepoolGuard::Off | DepoolGuard::Last | DepoolGuard::Floor) => {
+                (guard, Held::DepoolGuard)
+            }
+        };
         let guard = self.guarded_size.map_or(0, |size| {
-            floor::guard(size, self.config.depool_guard, self.config.depool_threshold)
+            floor::guard(size, guard, self.config.depool_threshold)
         });
-        floor::decide(&mut self.members, floor, guard);
+        floor::decide(&mut self.members, floor, guard, held);
         for ((host, member), before) in self.members.iter().zip(before) {
             tell(
                 &self.config,
@@ -318,7 +357,7 @@ impl Pool {
         self.members
             .retain(|_, m| m.listed.is_some() || m.pooled.in_ipvs() || m.unidentified);
         for member in self.members.values_mut() {
-            member.leaving &= member.pooled == Pooled::Held(Held::DepoolGuard);
+            member.leaving &= member.pooled == Pooled::Held(held);
         }
         if !self.members.values().any(|member| member.leaving) {
             self.guarded_size = None;
@@ -328,7 +367,7 @@ impl Pool {
     /// Those pooled that are not enabled (any longer) leave, under the guard of the larger pool.
     fn mark_leaving(&mut self, old_size: usize) {
         for member in self.members.values_mut() {
-            member.leaving = member.pooled.in_ipvs() && !member.enabled();
+            member.leaving = member.pooled.in_ipvs() && !member.enabled() && !member.confirmed();
         }
         if self.members.values().any(|member| member.leaving) {
             let size = self.size.unwrap_or(0).max(old_size);
@@ -399,6 +438,9 @@ impl Pool {
             checks: share(checks, old.map(|old| &old.checks)),
             names: share(names, old.map(|old| &old.names)),
             source: self.source.clone(),
+            list_faults: self.list_faults.clone(),
+            revision: self.revision,
+            applied_revision: None,
             size,
             floor,
             condition: self.condition(floor),

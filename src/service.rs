@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -243,6 +244,53 @@ pub struct Listed {
 /// The servers of one pool as its source lists them (conftool's `inactive` ones are not in it).
 /// A source never hands on an empty one: empty is an error (invariant 8).
 pub type ServerList = BTreeMap<Host, Listed>;
+
+/// A server list, and what its source knows beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// Never empty.
+    pub servers: ServerList,
+    /// What operators said of servers, of those too that their word took off the list.
+    pub notes: BTreeMap<Host, Note>,
+    /// Entries of the source that cannot be used, by key, and what is wrong. Their servers keep their last
+    /// good value, or are left out.
+    pub faults: BTreeMap<String, String>,
+    /// As of which revision of its store this is the list; `None`: the source counts none.
+    pub revision: Option<u64>,
+    pub freshness: Freshness,
+}
+
+impl From<ServerList> for Listing {
+    fn from(servers: ServerList) -> Listing {
+        Listing {
+            servers,
+            ..Listing::default()
+        }
+    }
+}
+
+/// What an operator said with a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Note {
+    pub reason: Option<Arc<str>>,
+    /// When it ends by itself, RFC 3339 in UTC; to be read, not reckoned with.
+    pub until: Option<Arc<str>>,
+    /// The depool guard shall let this server go.
+    pub confirmed: bool,
+}
+
+/// How a list came to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freshness {
+    #[default]
+    Current,
+    /// The first one after the source was away for longer than `stale-after`: what has changed meanwhile
+    /// comes all at once, and nobody watched it happen.
+    CatchUp,
+    /// The last good one, from our own disk: the source does not answer. So old was it when it was read.
+    Saved { age: Duration },
+}
 
 /// What IPVS shall hold, or holds, for one service: the servers' addresses and weights.
 pub type Destinations = BTreeMap<IpAddr, Weight>;

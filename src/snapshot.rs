@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
 use serde::Serialize;
 
 use crate::config::{self, Config};
 use crate::event::{CheckId, Session};
-use crate::service::{Destinations, Family, Host, Listed, ServiceName, VirtualService};
+use crate::service::{Destinations, Family, Host, Listed, Note, ServiceName, VirtualService};
 
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -62,6 +63,12 @@ pub struct Service {
     /// The names that shall be resolved to addresses of the service's family.
     pub names: Arc<BTreeSet<Host>>,
     pub source: Source,
+    /// Entries of the source that cannot be used, by key, and what is wrong.
+    pub list_faults: Arc<BTreeMap<String, String>>,
+    /// As of which revision of its store the list in force is.
+    pub revision: Option<u64>,
+    /// The last of them whose effect was read back from the kernel.
+    pub applied_revision: Option<u64>,
     /// How many servers the threshold is a fraction of: those listed.
     pub size: usize,
     /// The least number of servers that stays pooled, as far as there are any.
@@ -94,6 +101,8 @@ pub struct Server {
     pub listed: Option<Listed>,
     /// `None`: not ready, its name has not resolved to an address of the service's family.
     pub address: Option<IpAddr>,
+    /// What its operator said, if anything.
+    pub note: Option<Arc<Note>>,
     /// Why there is no address, or why the known one may be old.
     pub unresolved: Option<Arc<str>>,
     pub health: Health,
@@ -175,6 +184,9 @@ pub enum Held {
     DepoolThreshold,
     /// Depooled by its list, but that would take the pool below its guard.
     DepoolGuard,
+    /// Depooled while its source was away for long, and all that came at once would take the pool below the
+    /// depool threshold.
+    StaleCatchUp,
     /// Found in the kernel and not listed, but some listed server has no address yet and may be this one.
     NamesUnresolved,
 }
@@ -184,6 +196,7 @@ impl fmt::Display for Held {
         f.write_str(match self {
             Held::DepoolThreshold => "depool-threshold",
             Held::DepoolGuard => "depool-guard",
+            Held::StaleCatchUp => "stale-catch-up",
             Held::NamesUnresolved => "names-unresolved",
         })
     }
@@ -206,6 +219,12 @@ pub enum Source {
     /// Nothing has come yet.
     Waiting,
     Good,
+    /// The source has not answered since the start; the last list that was saved is in force.
+    Saved {
+        /// Its age when it was read.
+        age: Duration,
+        read_at: Instant,
+    },
     /// The last good list, if there was one, stays.
     Failed(Arc<str>),
 }

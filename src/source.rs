@@ -7,6 +7,7 @@
 //!                └─► Notices: the one inotify instance
 //! ```
 
+mod etcd;
 mod file;
 
 use std::collections::BTreeMap;
@@ -92,6 +93,6 @@ fn starts_anew(old: &Service, new: &Service) -> bool {
 fn path(service: &Service) -> Option<&Path> {
     match &service.config.servers {
         Servers::File(path) => Some(path),
-        Servers::Inline(_) => None,
+        Servers::Inline(_) | Servers::Etcd(_) => None,
     }
 }

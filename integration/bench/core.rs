@@ -185,6 +185,7 @@ fn config(services: u32, addresses: u32) -> Config {
         },
         api: Api { listen: Vec::new() },
         bgp: None,
+        etcd: None,
         services: (0..services).map(service).collect(),
     }
 }

@@ -216,6 +216,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
             listen: Vec::<SocketAddr>::new(),
         },
         bgp: Some(bgp),
+        etcd: None,
         services: BTreeMap::new(),
     };
     Snapshot {

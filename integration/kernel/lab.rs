@@ -74,6 +74,7 @@ impl Lab {
             },
             api: config::Api { listen: vec![] },
             bgp: None,
+            etcd: None,
             services: Default::default(),
         };
         let snapshot = Snapshot {
@@ -212,6 +213,9 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         checks: Arc::default(),
         names: Arc::default(),
         source: Source::Good,
+        list_faults: Arc::default(),
+        revision: None,
+        applied_revision: None,
         size: 0,
         floor: 0,
         condition: Condition::Healthy,

@@ -118,7 +118,7 @@ impl Story {
         self.event(Event::List {
             service: name(service),
             from,
-            list: Arc::new(list),
+            list: Arc::new(list.into()),
         })
     }
 
@@ -285,6 +285,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
             listen: Vec::new(),
             peers: BTreeMap::new(),
         }),
+        etcd: None,
         services: services
             .into_iter()
             .map(|s| (s.name.clone(), Arc::new(s)))

@@ -107,6 +107,7 @@ impl Display for Summary<'_> {
         match &service.servers {
             Servers::Inline(list) => write!(f, ", {}", counted(list.len(), "server"))?,
             Servers::File(path) => write!(f, ", servers from {}", path.display())?,
+            Servers::Etcd(path) => write!(f, ", servers from etcd:{path}")?,
         }
         write!(f, ", depool threshold {}", service.depool_threshold.get())?;
         if service.monitors.is_empty() {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Servers;
 use super::reader::Table;
 use super::service::Draft;
 use crate::service::{Family, VirtualService};
@@ -36,6 +37,17 @@ pub(super) fn check(services: &[Draft<'_>], bgp: Option<&Table<'_>>, default_med
     }
     if let Some(bgp) = bgp {
         next_hops(services, bgp);
+    }
+}
+
+/// Notes each service whose list is in etcd when there is no `[etcd]`.
+pub(super) fn etcd(services: &[Draft<'_>], there: bool) {
+    for draft in services.iter().filter(|_| !there) {
+        if let Some(Servers::Etcd(path)) = draft.service.as_ref().map(|service| &service.servers) {
+            draft.place.child("servers", draft.place.offset()).mistake(format_args!(
+                "etcd:{path}, but there is no [etcd]; write one, with endpoints = [\"https://etcd1.example.com:2379\"], say"
+            ));
+        }
     }
 }
 

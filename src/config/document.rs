@@ -13,9 +13,15 @@ use super::mistake::Mistakes;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
-use super::{Api, Config, Daemon, agreement, bgp, service, value};
+use super::{Api, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
 
-const KEYS: &[Key] = &[key("daemon"), key("api"), key("bgp"), key("service")];
+const KEYS: &[Key] = &[
+    key("daemon"),
+    key("api"),
+    key("bgp"),
+    key("etcd"),
+    key("service"),
+];
 const DAEMON_KEYS: &[Key] = &[key("state-directory"), key("manage-addresses")];
 const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips")];
 
@@ -32,19 +38,27 @@ impl Config {
     /// Reads a file of at most [`LARGEST`] bytes. Blocks, as files do.
     pub fn read(path: &Path) -> Result<Config, Mistakes> {
         let name = path.display().to_string();
-        let fault = |line, text| Err(Mistakes::of_file(&name, line, text));
-        let bytes = match contents(path) {
-            Ok(bytes) => bytes,
-            Err(error) => return fault(None, format!("cannot be read: {error}")),
-        };
-        match str::from_utf8(&bytes) {
-            Ok(text) => Config::parse(text, &name),
-            Err(error) => {
-                let before = &bytes[..error.valid_up_to()];
-                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-                fault(Some(line), "not UTF-8; save the file in UTF-8".to_owned())
+        Config::parse(&text(path, &name)?, &name)
+    }
+
+    /// Only `[etcd]`, and the services if there are any: what a command needs that talks to etcd and not to the
+    /// kernel. On a real server the file may consist of this section alone.
+    pub fn read_etcd(path: &Path) -> Result<Arc<Etcd>, Mistakes> {
+        let name = path.display().to_string();
+        let text = text(path, &name)?;
+        let report = Report::new(&text);
+        let root = toml(&text, &report);
+        let root = Table::root(&report, root.get_ref());
+        let found = match root.get("etcd") {
+            Some(node) => node.table(etcd::KEYS).and_then(|table| etcd::etcd(&table)),
+            None => {
+                root.place
+                    .missing("etcd", format_args!("missing; write [etcd] with endpoints"));
+                None
             }
-        }
+        };
+        report.into_result(&name)?;
+        found.ok_or_else(|| unnoted(&name))
     }
 
     /// The same of a text; `file_name` is for the mistakes alone.
@@ -56,15 +70,24 @@ impl Config {
         let root = toml(text, &report);
         let config = config(&Table::root(&report, root.get_ref()));
         report.into_result(file_name)?;
-        // A part that is missing without a mistake noted is our fault, and no reason to go on or to panic.
-        config.ok_or_else(|| {
-            Mistakes::of_file(
-                file_name,
-                None,
-                "refused for a reason that was not noted; report this".to_owned(),
-            )
-        })
+        config.ok_or_else(|| unnoted(file_name))
     }
+}
+
+/// A part that is missing without a mistake noted is our fault, and no reason to go on or to panic.
+fn unnoted(file_name: &str) -> Mistakes {
+    let fault = "refused for a reason that was not noted; report this";
+    Mistakes::of_file(file_name, None, fault.to_owned())
+}
+
+fn text(path: &Path, name: &str) -> Result<String, Mistakes> {
+    let fault = |line, text| Mistakes::of_file(name, line, text);
+    let bytes = contents(path).map_err(|error| fault(None, format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        fault(Some(line), "not UTF-8; save the file in UTF-8".to_owned())
+    })
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
@@ -107,12 +130,19 @@ fn config(root: &Table<'_>) -> Option<Config> {
     let api = api(section(root, "api", API_KEYS).as_ref());
     let bgp_section = section(root, "bgp", bgp::KEYS);
     let bgp = bgp_section.as_ref().map(bgp::bgp);
+    let etcd_section = section(root, "etcd", etcd::KEYS);
+    let etcd = etcd_section.as_ref().map(etcd::etcd);
     let drafts = services(root);
     let default_med = bgp.iter().flatten().next().map_or(0, |bgp| bgp.med);
     agreement::check(&drafts, bgp_section.as_ref(), default_med);
     let bgp = match bgp {
         None => None,
         Some(bgp) => Some(bgp?),
+    };
+    agreement::etcd(&drafts, root.get("etcd").is_some());
+    let etcd = match etcd {
+        None => None,
+        Some(etcd) => Some(etcd?),
     };
     let services = drafts.into_iter().map(|draft| {
         let service = draft.service?;
@@ -122,6 +152,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
         daemon: daemon?,
         api: api?,
         bgp,
+        etcd,
         services: services.collect::<Option<_>>()?,
     })
 }
@@ -198,6 +229,7 @@ mod tests {
         ("", KEYS),
         (".daemon", DAEMON_KEYS),
         (".api", API_KEYS),
+        (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
         (".bgp.peer", bgp::PEER_KEYS),
         (".service.*", service::KEYS),

@@ -24,14 +24,16 @@ pub(super) fn servers(table: &Table<'_>, family: Option<Family>) -> Option<Serve
             "there is {inline_right} too, on line {line}; leave out one of the two"
         ));
     }
-    let file = file.map(|node| list_file(&node, &inline_right).map(Servers::File));
+    let file = file.map(|node| elsewhere(&node, &inline_right));
     let inline =
         inline.map(|node| inline_list(&node, family).map(|list| Servers::Inline(Arc::new(list))));
     match (file, inline) {
         (Some(servers), None) | (None, Some(servers)) => servers,
         (Some(_), Some(_)) => None,
         (None, None) => {
-            let right = format!("servers = \"file:///PATH\", or {inline_right} for each");
+            let right = format!(
+                "servers = \"file:///PATH\" or \"etcd:DC/CLUSTER/SERVICE\", or {inline_right} for each"
+            );
             table
                 .place
                 .missing("servers", format_args!("missing; write {right}"));
@@ -40,23 +42,39 @@ pub(super) fn servers(table: &Table<'_>, family: Option<Family>) -> Option<Serve
     }
 }
 
-fn list_file(node: &Node<'_>, inline_right: &str) -> Option<PathBuf> {
+fn elsewhere(node: &Node<'_>, inline_right: &str) -> Option<Servers> {
     const EXAMPLE: &str = "file:///etc/plimsoll/pools/text.json";
+    const IN_ETCD: &str = "etcd:eqiad/cache_text/nginx";
     let text = node.string("a server list's URL", EXAMPLE)?;
-    let Some(path) = text.strip_prefix("file://") else {
-        let found = quoted(text);
-        match text.split_once("://") {
-            Some((scheme, _)) => node.mistake(format_args!(
-                "{found}: {} is not supported by this version; write {EXAMPLE:?} or {inline_right}",
-                quoted(scheme)
-            )),
-            None => node.mistake(format_args!(
-                "{found} is not a server list's URL; write one like {EXAMPLE:?}"
-            )),
-        }
+    if let Some(path) = text.strip_prefix("file://") {
+        return value::absolute(path, node).map(|path| Servers::File(PathBuf::from(path)));
+    }
+    let found = quoted(text);
+    if text.starts_with("etcd://") {
+        node.mistake(format_args!(
+            "{found}: the servers of etcd stand in [etcd] endpoints; write one like {IN_ETCD:?}"
+        ));
         return None;
-    };
-    value::absolute(path, node).map(PathBuf::from)
+    }
+    if let Some(path) = text.strip_prefix("etcd:") {
+        return match path.parse() {
+            Ok(path) => Some(Servers::Etcd(path)),
+            Err(error) => {
+                node.mistake(format_args!("{error}"));
+                None
+            }
+        };
+    }
+    match text.split_once("://") {
+        Some((scheme, _)) => node.mistake(format_args!(
+            "{found}: {} is not supported by this version; write {EXAMPLE:?}, {IN_ETCD:?} or {inline_right}",
+            quoted(scheme)
+        )),
+        None => node.mistake(format_args!(
+            "{found} is not a server list's URL; write one like {EXAMPLE:?} or {IN_ETCD:?}"
+        )),
+    }
+    None
 }
 
 fn inline_list(node: &Node<'_>, family: Option<Family>) -> Option<ServerList> {

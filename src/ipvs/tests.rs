@@ -38,6 +38,7 @@ impl Bench {
             },
             api: config::Api { listen: vec![] },
             bgp: None,
+            etcd: None,
             services: BTreeMap::new(),
         };
         let snapshot = Snapshot {
@@ -167,6 +168,9 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         checks: Arc::default(),
         names: Arc::default(),
         source: Source::Good,
+        list_faults: Arc::default(),
+        revision: None,
+        applied_revision: None,
         size: 0,
         floor: 0,
         condition: Condition::Healthy,

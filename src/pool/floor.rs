@@ -31,8 +31,9 @@ pub(super) fn guard(size: usize, guard: DepoolGuard, threshold: Threshold) -> us
     }
 }
 
-/// Sets `pooled` of each member. `guard` is the line for those that are leaving, 0 if nobody is.
-pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: usize) {
+/// Sets `pooled` of each member. `guard` is the line for those that are leaving, 0 if nobody is;
+/// `held`: why they stay if it holds them.
+pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: usize, held: Held) {
     let mut next: Vec<(&mut Member, Pooled)> = members
         .values_mut()
         .map(|member| {
@@ -48,13 +49,13 @@ pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: 
         .collect();
     let leaving = |member: &Member| member.leaving && member.ready();
     // A server that works but was depooled is better than one that does not and was not.
-    hold(&mut next, guard, Held::DepoolGuard, |member| {
+    hold(&mut next, guard, held, |member| {
         leaving(member) && member.up()
     });
     hold(&mut next, floor, Held::DepoolThreshold, |member| {
         member.enabled() && member.ready()
     });
-    hold(&mut next, guard, Held::DepoolGuard, leaving);
+    hold(&mut next, guard, held, leaving);
     for (member, pooled) in next {
         member.pooled = pooled;
     }

@@ -7,13 +7,15 @@ use std::time::Instant;
 
 use crate::config;
 use crate::event::{CheckId, Verdict};
-use crate::service::{Host, Listed, Weight};
+use crate::service::{Host, Listed, Note, Weight};
 use crate::snapshot::{Check, Health, MonitorState, Pooled, Server};
 
 #[derive(Debug)]
 pub(super) struct Member {
     /// `None`: not, or no longer, in the list; it is here only because the kernel has it.
     pub(super) listed: Option<Listed>,
+    /// What its operator said of it, though it may have left the list.
+    pub(super) note: Option<Arc<Note>>,
     /// Stands for an address that the kernel had when we came, under that address as its name, until a
     /// listed server turns out to have it or all listed servers turn out to have others.
     pub(super) unidentified: bool,
@@ -61,6 +63,7 @@ impl Member {
     ) -> Member {
         Member {
             listed,
+            note: None,
             unidentified: false,
             weight,
             address: None,
@@ -95,6 +98,11 @@ impl Member {
 
     pub(super) fn enabled(&self) -> bool {
         self.listed.is_some_and(|listed| listed.enabled)
+    }
+
+    /// The depool guard is told to let it go.
+    pub(super) fn confirmed(&self) -> bool {
+        self.note.as_ref().is_some_and(|note| note.confirmed)
     }
 
     pub(super) fn ready(&self) -> bool {
@@ -232,6 +240,7 @@ impl Member {
     pub(super) fn view(&self) -> Server {
         Server {
             listed: self.listed,
+            note: self.note.clone(),
             address: self.address,
             unresolved: self.unresolved.clone(),
             health: self.health(),

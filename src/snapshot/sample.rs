@@ -73,6 +73,9 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         checks: Arc::default(),
         names: Arc::default(),
         source: Source::Good,
+        list_faults: Arc::default(),
+        revision: None,
+        applied_revision: None,
         floor: 0,
         condition: Condition::Healthy,
         counters: Counters::default(),
@@ -111,6 +114,7 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         down_transitions: 1,
     }];
     let server = Server {
+        note: None,
         listed: (!says("gone")).then_some(listed),
         address: Some(ip("10.0.0.99")),
         unresolved: None,
@@ -178,6 +182,7 @@ fn configuration(
         },
         api: config::Api { listen: Vec::new() },
         bgp,
+        etcd: None,
         services,
     }
 }

@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Servers;
 use crate::event::Event;
-use crate::service::{ServerList, ServiceName};
+use crate::service::{Listing, ServerList, ServiceName};
 
 use look::{Look, Stamp, look};
 use notices::{Inotify, Interest, Notices};
@@ -191,6 +191,7 @@ impl Watcher {
         let list = Arc::new(list);
         self.sent = Some(Ok(list.clone()));
         let (service, from) = (self.service.clone(), Servers::File(self.path.clone()));
+        let list = Arc::new(Listing::from((*list).clone()));
         self.send(Event::List {
             service,
             from,

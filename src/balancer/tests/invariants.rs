@@ -77,7 +77,9 @@ fn pool(service: &Service) {
             Pooled::Held(Held::DepoolThreshold) => {
                 assert!(ready && server.enabled() && !wanted, "{host}")
             }
-            Pooled::Held(Held::DepoolGuard) => assert!(ready && !server.enabled(), "{host}"),
+            Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp) => {
+                assert!(ready && !server.enabled(), "{host}")
+            }
             Pooled::Held(Held::NamesUnresolved) => {
                 assert!(ready && server.listed.is_none(), "{host}")
             }
@@ -90,7 +92,7 @@ fn pool(service: &Service) {
     let guarded = count(&|s| {
         matches!(
             s.pooled,
-            Pooled::Held(Held::DepoolGuard | Held::NamesUnresolved)
+            Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp | Held::NamesUnresolved)
         )
     });
     assert!(pooled >= could.min(service.floor), "the floor: {service:?}");

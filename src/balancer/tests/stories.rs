@@ -265,7 +265,7 @@ fn another_sources_last_word_is_ignored() {
     story.event(Event::List {
         service: name("text"),
         from,
-        list: Arc::new(servers(1)),
+        list: Arc::new(servers(1).into()),
     });
     assert_eq!(story.service("text").size, 4);
 }
