@@ -9,6 +9,8 @@
     reason = "a test: a failure is a panic with the log beside it, the clock is the world's"
 )]
 
+#[path = "daemon/client.rs"]
+mod client;
 #[path = "daemon/commands.rs"]
 mod commands;
 #[path = "daemon/lab.rs"]
@@ -23,6 +25,8 @@ mod many;
 mod netns;
 #[path = "daemon/order.rs"]
 mod order;
+#[path = "daemon/process.rs"]
+mod process;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[expect(dead_code, reason = "the tests of BGP use all of it")]

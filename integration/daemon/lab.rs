@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::client;
 use crate::netns::{Namespace, run, until};
 use crate::router::{Kind, Route, Router, Settings};
 
-/// Longer than anything here takes on a machine that is busy with other things.
-pub(crate) const SOON: Duration = Duration::from_secs(15);
+pub(crate) use crate::process::{Daemon, SOON};
+
+/// Where the API listens if nothing is said of it.
+const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 pub(crate) const LOCAL_AS: u32 = 64600;
 pub(crate) const ROUTER_AS: u32 = 65001;
@@ -93,13 +93,13 @@ impl Lab {
 
     /// The answer's body, of whatever status; `None` if there is no answer.
     pub(crate) fn get(&self, path: &str) -> Option<String> {
-        self.inside(|| get(path, "text/plain"))
+        self.inside(|| client::get(API, path, "text/plain"))
     }
 
     /// Waits until the answer in JSON has this in it.
     pub(crate) fn until_json(&self, path: &str, part: &str) {
         until(SOON, &format!("{path} has {part}"), || {
-            let answer = self.inside(|| get(path, "application/json"))?;
+            let answer = self.inside(|| client::get(API, path, "application/json"))?;
             answer.contains(part).then_some(())
         });
     }
@@ -201,32 +201,6 @@ impl Lab {
     }
 }
 
-fn get(path: &str, accept: &str) -> Option<String> {
-    let limit = Duration::from_secs(5);
-    let api = SocketAddr::from(([127, 0, 0, 1], 9090));
-    let mut stream = TcpStream::connect_timeout(&api, limit).ok()?;
-    stream.set_read_timeout(Some(limit)).ok()?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: lb\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    if !head.to_lowercase().contains("transfer-encoding: chunked") {
-        return Some(body.to_owned());
-    }
-    let (mut whole, mut rest) = (String::new(), body);
-    loop {
-        let (size, after) = rest.split_once("\r\n")?;
-        let size = usize::from_str_radix(size, 16).ok()?;
-        whole += after.get(..size)?;
-        if size == 0 {
-            return Some(whole);
-        }
-        rest = after.get(size + 2..)?;
-    }
-}
-
 /// `[bgp]` with these peers; hold time 3 s.
 pub(crate) fn bgp(peers: &[u8]) -> String {
     let mut text = format!(
@@ -321,96 +295,5 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Service { name, keys, tables } = self;
         write!(f, "[service.{name}]\n{keys}{tables}")
-    }
-}
-
-/// The running program; killed when this is dropped, unless it has ended.
-pub(crate) struct Daemon {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Daemon {
-    pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Daemon {
-        let child = command.stdin(Stdio::null()).spawn();
-        Daemon {
-            child: child.unwrap(),
-            log,
-        }
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
-    }
-
-    /// Waits for its end and gives how long that took.
-    pub(crate) fn ends(&mut self, limit: Duration) -> (ExitStatus, Duration) {
-        let begun = Instant::now();
-        let status = until(limit, "the daemon ends", || self.child.try_wait().unwrap());
-        (status, begun.elapsed())
-    }
-
-    /// It ends with this exit code within the limit.
-    pub(crate) fn expect_end(&mut self, code: i32, limit: Duration) -> Duration {
-        let (status, took) = self.ends(limit);
-        assert_eq!(status.code(), Some(code), "{status}\n{}", self.log());
-        took
-    }
-
-    pub(crate) fn stop(&mut self, limit: Duration) -> Duration {
-        self.signal(Signal::SIGTERM);
-        self.expect_end(0, limit)
-    }
-
-    pub(crate) fn runs(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    pub(crate) fn log(&self) -> String {
-        let bytes = fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Waits until the log contains this.
-    pub(crate) fn until_log(&self, part: &str) {
-        until(SOON, &format!("{part:?} in the log"), || {
-            self.log().contains(part).then_some(())
-        });
-    }
-
-    /// A line of `/proc/PID/status`, in its unit.
-    pub(crate) fn status(&self, key: &str) -> u64 {
-        let text = fs::read_to_string(self.proc("status")).unwrap();
-        let value = |line: &str| line.strip_prefix(key)?.strip_prefix(':').map(str::to_owned);
-        let value = text.lines().find_map(value).unwrap();
-        value.split_whitespace().next().unwrap().parse().unwrap()
-    }
-
-    /// Processor time used so far.
-    pub(crate) fn busy(&self) -> Duration {
-        let text = fs::read_to_string(self.proc("stat")).unwrap();
-        // After the program's name: the state is the third field, utime the 14th, stime the 15th (proc(5)).
-        let fields: Vec<&str> = text.rsplit_once(") ").unwrap().1.split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
-    }
-
-    fn proc(&self, name: &str) -> PathBuf {
-        Path::new("/proc")
-            .join(self.child.id().to_string())
-            .join(name)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        let log = self.log();
-        if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{log}");
-        } else {
-            assert!(!log.contains("panicked"), "{log}");
-        }
     }
 }
