@@ -17,6 +17,8 @@ pub struct Cluster {
     directory: tempfile::TempDir,
     arguments: Vec<String>,
     scheme: &'static str,
+    /// NAME:PASSWORD for etcdctl.
+    user: Option<String>,
 }
 
 struct Member {
@@ -46,6 +48,7 @@ impl Cluster {
             directory: tempfile::tempdir().expect("a folder"),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             scheme,
+            user: None,
         };
         for index in 0..size {
             cluster.spawn(index);
@@ -76,12 +79,7 @@ impl Cluster {
 
     /// Starts a member that was killed, with what it had on disk.
     pub fn spawn(&mut self, index: usize) {
-        let everyone: Vec<String> = self
-            .members
-            .iter()
-            .enumerate()
-            .map(|(i, member)| format!("m{i}=http://127.0.0.1:{}", member.peer))
-            .collect();
+        let everyone = self.everyone();
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -98,7 +96,7 @@ impl Cluster {
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &everyone.join(",")])
+            .args(["--initial-cluster", &everyone])
             .args(["--enable-v2=true", "--unsafe-no-fsync"])
             .args(["--heartbeat-interval", "100", "--election-timeout", "1000"])
             .args(&self.arguments)
@@ -108,6 +106,13 @@ impl Cluster {
             .spawn()
             .expect("Debian's etcd-server is installed");
         member.process = Some(process);
+    }
+
+    /// `--initial-cluster`
+    fn everyone(&self) -> String {
+        let members = self.members.iter().enumerate();
+        let members = members.map(|(i, member)| format!("m{i}=http://127.0.0.1:{}", member.peer));
+        members.collect::<Vec<_>>().join(",")
     }
 
     /// Where a member keeps its data.
@@ -121,6 +126,44 @@ impl Cluster {
             process.kill().expect("it runs");
             process.wait().expect("it ends");
         }
+    }
+
+    /// A member that was killed forgets all it had.
+    pub fn wipe(&self, index: usize) {
+        assert!(self.members[index].process.is_none(), "it runs");
+        std::fs::remove_dir_all(self.data(index)).expect("its data");
+    }
+
+    /// A backup of what a member has now.
+    pub fn save(&self, index: usize) -> PathBuf {
+        let path = self.directory.path().join("backup");
+        let endpoint = &self.endpoints()[index..=index];
+        let name = path.to_str().expect("UTF-8");
+        let run = self.try_etcdctl(endpoint, &["snapshot", "save", name]);
+        run.unwrap_or_else(|error| panic!("snapshot save: {error}"));
+        path
+    }
+
+    /// All members, which were killed, have what the backup has, and nothing else. To etcd it is a new
+    /// cluster, of the same members; they are not started.
+    pub fn restore(&self, backup: &std::path::Path) {
+        let everyone = self.everyone();
+        for (index, member) in self.members.iter().enumerate() {
+            self.wipe(index);
+            let (name, data) = (format!("m{index}"), self.data(index));
+            let peer = format!("http://127.0.0.1:{}", member.peer);
+            let mut arguments = vec!["snapshot", "restore", backup.to_str().expect("UTF-8")];
+            arguments.extend(["--name", &name, "--initial-cluster", &everyone]);
+            arguments.extend(["--initial-advertise-peer-urls", &peer]);
+            arguments.extend(["--data-dir", data.to_str().expect("UTF-8")]);
+            let run = self.try_etcdctl(&[], &arguments);
+            run.unwrap_or_else(|error| panic!("snapshot restore: {error}"));
+        }
+    }
+
+    /// From now on etcdctl runs as this user, `NAME:PASSWORD`.
+    pub fn log_in(&mut self, user: &str) {
+        self.user = Some(user.to_owned());
     }
 
     /// SIGSTOP: its connections stay open, and nothing answers.
@@ -150,6 +193,7 @@ impl Cluster {
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &endpoints.join(",")])
             .args(["--command-timeout", "5s"])
+            .args(self.user.iter().flat_map(|user| ["--user", user]))
             .args(arguments)
             .output()
             .expect("Debian's etcd-client is installed");
@@ -189,8 +233,7 @@ impl Cluster {
         let end = Instant::now() + START;
         for (index, member) in self.members.iter().enumerate() {
             let endpoint = &self.endpoints()[index..=index];
-            while member.process.is_some()
-                && self.try_etcdctl(endpoint, &["get", "none"]).is_err()
+            while member.process.is_some() && self.try_etcdctl(endpoint, &["get", "none"]).is_err()
             {
                 assert!(Instant::now() < end, "member {index} does not answer");
                 std::thread::sleep(Duration::from_millis(50));
@@ -207,11 +250,16 @@ impl Drop for Cluster {
     }
 }
 
-/// Ports that are free now.
+/// Ports that are free now. None that the kernel gives to those who ask for any (ip(7),
+/// `ip_local_port_range`): a connection could have it while its member is down.
 fn ports(number: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..number)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
-        .collect();
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    while listeners.len() < number {
+        listeners.extend(TcpListener::bind((
+            "127.0.0.1",
+            fastrand::u16(10_000..32_000),
+        )));
+    }
     let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
     listeners.iter().map(port).collect()
 }
