@@ -44,7 +44,7 @@ impl Running {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let (sender, events) = mpsc::channel(16);
         let mut task = JoinSet::new();
-        task.spawn(plimsoll::source::run(receiver, sender));
+        task.spawn(plimsoll::source::run(None, receiver, sender));
         Running {
             directory,
             snapshots,

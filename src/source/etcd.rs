@@ -1,3 +1,553 @@
 //! `servers = "etcd:DC/CLUSTER/SERVICE"`: follows the pools of `[etcd]` and sends their lists as they change.
+//!
+//! ```text
+//!  Wants ──► run ──► one connection at a time ──► v3::follow or v2::follow
+//!             ▲ │                                        │
+//!             │ └──► Saved: the lists on our own disk     │
+//!             │                                           │
+//!  Event ◄── Mirror ◄──────────── News ◄──────────────────┘
+//! ```
+//!
+//! A connection begins with a read of all that is wanted and ends at the first thing that is wrong; the next
+//! endpoint is asked at once. What etcd says is compared with what is known, so that a fresh read disturbs no
+//! pool, whatever happened to the cluster meanwhile.
 
-pub(in crate::source) mod news;
+mod contact;
+mod mirror;
+mod news;
+mod saved;
+mod v2;
+mod v3;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::config::{Etcd, EtcdApi, Servers};
+use crate::conftool::PoolPath;
+use crate::event::Event;
+use crate::service::ServiceName;
+
+use contact::Contact;
+use mirror::{Away, Mirror, Told};
+use news::News;
+use saved::{Pools, Saved};
+
+/// News that may wait for us; beyond that the connection waits.
+const NEWS: usize = 16;
+/// A connection that has lived so long after its read is a good one.
+const PROVEN: Duration = Duration::from_secs(1);
+/// After so long a good connection is left for another, whose first read shows what a watch has missed.
+const RENEW: Duration = Duration::from_secs(10 * 60);
+/// The same while a pool has more keys than we follow.
+const RENEW_OVERFULL: Duration = Duration::from_secs(30);
+/// At most so often are the lists saved.
+const SAVE: Duration = Duration::from_secs(1);
+/// So often they are saved though nothing changed, so that their time says how long etcd was away.
+const REFRESH: Duration = Duration::from_secs(20);
+
+/// Names of our own parts in [`Event::Trouble`].
+const ETCD: &str = "etcd";
+const LISTS: &str = "etcd-lists";
+
+/// Which lists are wanted, and for whom.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wants {
+    pub(super) config: Option<Arc<Etcd>>,
+    pub(super) services: BTreeMap<ServiceName, Want>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    pub(super) pool: PoolPath,
+    /// Another number: the list must be sent again.
+    pub(super) number: u64,
+}
+
+impl Wants {
+    fn pools(&self) -> BTreeSet<PoolPath> {
+        let pools = self.services.values().map(|want| want.pool.clone());
+        pools.collect()
+    }
+}
+
+/// Sends the wanted lists; ends when the sender of wants is gone.
+pub(super) async fn run(
+    state_directory: Option<PathBuf>,
+    mut wants: watch::Receiver<Wants>,
+    events: mpsc::Sender<Event>,
+) {
+    let wanting = |wants: &Wants| !wants.services.is_empty();
+    // A daemon without lists in etcd has nothing to do with it.
+    if wants.wait_for(wanting).await.is_err() {
+        return;
+    }
+    let mut source = Source::new(Saved::new(state_directory), events);
+    if source.remember().await.is_err() {
+        return;
+    }
+    loop {
+        let now = wants.borrow_and_update().clone();
+        if source.want(now).await.is_err() {
+            return;
+        }
+        let due = source.due();
+        let timer = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let gone = tokio::select! {
+            changed = wants.changed() => changed.map_err(|_| Gone),
+            heard = Connection::next(&mut source.connection) => source.heard(heard).await,
+            written = source.saved.written() => source.written(written).await,
+            () = timer => source.on_time(Instant::now()).await,
+        };
+        if gone.is_err() {
+            return;
+        }
+    }
+}
+
+/// The core is gone, and so shall we.
+struct Gone;
+
+/// One connection, and the task that keeps it. Dropped with it.
+struct Connection {
+    task: JoinSet<String>,
+    news: mpsc::Receiver<News>,
+    /// The pools that it has brought news of ever since it began.
+    serves: BTreeSet<PoolPath>,
+    /// When its first read was there.
+    read: Option<Instant>,
+    proven: bool,
+}
+
+enum Heard {
+    News(News),
+    Ended(String),
+}
+
+impl Connection {
+    fn open(config: &Arc<Etcd>, endpoint: &url::Url, wanted: BTreeSet<PoolPath>) -> Connection {
+        let (sender, news) = mpsc::channel(NEWS);
+        let (config, endpoint, pools) = (config.clone(), endpoint.clone(), wanted.clone());
+        // In a task of its own, so that a panic in the library ends the connection and no more.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            match config.api {
+                EtcdApi::V3 => chain(&v3::follow(&config, &endpoint, &pools, &sender).await),
+                EtcdApi::V2 => chain(&v2::follow(&config, &endpoint, &pools, &sender).await),
+            }
+        });
+        Connection {
+            task,
+            news,
+            serves: wanted,
+            read: None,
+            proven: false,
+        }
+    }
+
+    /// What comes next of it; never, if there is none.
+    async fn next(connection: &mut Option<Connection>) -> Heard {
+        let Some(connection) = connection else {
+            return std::future::pending().await;
+        };
+        if let Some(news) = connection.news.recv().await {
+            return Heard::News(news);
+        }
+        match connection.task.join_next().await {
+            Some(Ok(cause)) => Heard::Ended(cause),
+            Some(Err(panic)) => Heard::Ended(panic.to_string()),
+            None => Heard::Ended("the connection is gone".to_owned()),
+        }
+    }
+}
+
+struct Source {
+    events: mpsc::Sender<Event>,
+    wants: Wants,
+    mirror: Mirror,
+    saved: Saved,
+    /// What the file said at the start, for pools that are wanted later; until etcd has answered.
+    remembered: Pools,
+    contact: Contact,
+    connection: Option<Connection>,
+    /// When to try the next endpoint, while there is no connection.
+    retry: Option<Instant>,
+    /// When etcd was heard of last, and how much longer ago it is than that. `None`: never.
+    heard: Option<(Instant, Duration)>,
+    /// Since when no connection has been a good one.
+    lost: Option<Instant>,
+    /// What the core was told to be wrong with etcd, with the file.
+    trouble: Option<String>,
+    file_trouble: Option<String>,
+    /// The lists differ from those that were saved last.
+    unsaved: bool,
+    /// When that was begun.
+    saved_at: Option<Instant>,
+}
+
+impl Source {
+    fn new(saved: Saved, events: mpsc::Sender<Event>) -> Source {
+        Source {
+            events,
+            wants: Wants::default(),
+            mirror: Mirror::default(),
+            saved,
+            remembered: Pools::new(),
+            contact: Contact::new(&[]),
+            connection: None,
+            retry: None,
+            heard: None,
+            lost: None,
+            trouble: None,
+            file_trouble: None,
+            unsaved: false,
+            saved_at: None,
+        }
+    }
+
+    /// Reads the file.
+    async fn remember(&mut self) -> Result<(), Gone> {
+        match self.saved.load().await {
+            Ok(Some(remembered)) => {
+                debug!(pools = remembered.pools.len(), age = ?remembered.age, "saved lists");
+                self.heard = Some((Instant::now(), remembered.age));
+                self.remembered = remembered.pools;
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(fault) => self.file_trouble(Some(fault)).await,
+        }
+    }
+
+    /// Takes what is wanted from now on.
+    async fn want(&mut self, wants: Wants) -> Result<(), Gone> {
+        let before = std::mem::replace(&mut self.wants, wants);
+        let Some(config) = self.wants.config.clone() else {
+            return self.rest().await;
+        };
+        let wanted = self.wants.pools();
+        let same_config = before.config.as_ref() == Some(&config);
+        if same_config && before.services == self.wants.services {
+            return Ok(());
+        }
+        self.mirror.want(&config.prefix, &wanted);
+        for path in &wanted {
+            if let Some(good) = self.remembered.get(path) {
+                self.mirror.remember(path, good.clone());
+            }
+        }
+        if !same_config {
+            self.contact = Contact::new(&config.endpoints);
+        }
+        let serves = |c: &Connection| same_config && wanted.is_subset(&c.serves);
+        self.connection = self.connection.take().filter(serves);
+        if let Some(connection) = &mut self.connection {
+            // What is forgotten now must be read anew when it comes back.
+            connection.serves.clone_from(&wanted);
+        }
+        if wanted.is_empty() {
+            return self.rest().await;
+        }
+        if self.connection.is_none() {
+            let now = Instant::now();
+            self.lost.get_or_insert(now);
+            self.retry = Some(now);
+        }
+        self.tell_the_new(&before).await
+    }
+
+    /// There is nothing to follow.
+    async fn rest(&mut self) -> Result<(), Gone> {
+        (self.connection, self.retry, self.lost) = (None, None, None);
+        self.trouble(None).await
+    }
+
+    /// Services that came want to know what is known.
+    async fn tell_the_new(&mut self, before: &Wants) -> Result<(), Gone> {
+        let mut events = Vec::new();
+        for (service, want) in &self.wants.services {
+            if before.services.get(service) != Some(want)
+                && let Some(told) = self.mirror.told(&want.pool)
+            {
+                events.push(event(service, &want.pool, told));
+            }
+        }
+        self.send(events).await
+    }
+
+    /// When there is something to do though nothing has happened.
+    fn due(&self) -> Option<Instant> {
+        let read = self.connection.as_ref().and_then(|c| c.read);
+        let proven = self.connection.as_ref().is_some_and(|c| c.proven);
+        let patience = || Some(self.lost? + self.timeout());
+        let mut dues = vec![self.retry, self.save_at()];
+        dues.push(read.map(|at| at + if proven { self.renew() } else { PROVEN }));
+        dues.push(patience().filter(|_| self.trouble.is_none()));
+        dues.into_iter().flatten().min()
+    }
+
+    async fn on_time(&mut self, now: Instant) -> Result<(), Gone> {
+        if self.retry.is_some_and(|at| at <= now) {
+            self.connect();
+        }
+        if let Some(connection) = &mut self.connection
+            && let Some(read) = connection.read
+        {
+            let age = now.duration_since(read);
+            if !connection.proven && age >= PROVEN {
+                connection.proven = true;
+                self.proven().await?;
+            } else if connection.proven && age >= self.renew() {
+                debug!("leaving a good connection for another");
+                self.connection = None;
+                self.contact.ended();
+                self.connect();
+            }
+        }
+        if self.lost.is_some_and(|at| at + self.timeout() <= now) {
+            self.without().await?;
+        }
+        if self.save_at().is_some_and(|at| at <= now) {
+            self.unsaved = false;
+            self.saved_at = Some(now);
+            self.saved.save(self.mirror.good(), self.away(now));
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) {
+        self.retry = None;
+        if let (Some(config), Some(endpoint)) = (&self.wants.config, self.contact.endpoint()) {
+            debug!(%endpoint, "connecting to etcd");
+            self.connection = Some(Connection::open(config, endpoint, self.wants.pools()));
+        }
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<(), Gone> {
+        let now = Instant::now();
+        match heard {
+            Heard::News(news) => {
+                let away = self.away(now);
+                let stale = self.wants.config.as_ref().map(|config| config.stale_after);
+                let away = Away {
+                    age: away,
+                    stale: self.heard.is_some() && stale.is_some_and(|stale| away > stale),
+                };
+                self.heard = Some((now, Duration::ZERO));
+                let first = matches!(news, News::All { .. });
+                let told = self.mirror.take(news, away);
+                if first {
+                    self.first_read(now, told.len());
+                }
+                self.unsaved |= !told.is_empty();
+                self.tell(told).await
+            }
+            Heard::Ended(said) => self.ended(&said, now).await,
+        }
+    }
+
+    fn first_read(&mut self, now: Instant, lists: usize) {
+        // From now on etcd is asked, and nobody else.
+        self.remembered.clear();
+        if let Some(connection) = &mut self.connection {
+            connection.read = Some(now);
+        }
+        let endpoint = self.contact.endpoint().map(url::Url::as_str);
+        debug!(endpoint, lists, "read from etcd");
+    }
+
+    /// The connection is a good one.
+    async fn proven(&mut self) -> Result<(), Gone> {
+        self.contact.good();
+        let endpoint = self.contact.endpoint().map(url::Url::as_str);
+        if self.lost.take().is_some() {
+            info!(endpoint, "following the pools in etcd");
+        }
+        self.trouble(None).await
+    }
+
+    async fn ended(&mut self, said: &str, now: Instant) -> Result<(), Gone> {
+        self.lost.get_or_insert(now);
+        let was_good = self.connection.take().is_some_and(|c| c.proven);
+        let endpoint = self.contact.endpoint().map(url::Url::as_str);
+        if was_good {
+            info!(endpoint, why = said, "lost etcd; trying the next endpoint");
+            self.contact.ended();
+            self.connect();
+            return Ok(());
+        }
+        debug!(endpoint, why = said, "no use of this endpoint of etcd");
+        self.retry = Some(self.contact.bad(said, now));
+        if self.contact.all_failed() {
+            self.without_lists().await?;
+        }
+        if self.trouble.is_some() {
+            self.trouble(Some(self.contact.fault())).await?;
+        }
+        Ok(())
+    }
+
+    /// No endpoint has been of use for longer than one may take to answer.
+    async fn without(&mut self) -> Result<(), Gone> {
+        self.without_lists().await?;
+        if self.trouble.is_none() {
+            let fault = self.contact.fault();
+            warn!(%fault, "the pools stay as they are");
+            self.trouble(Some(fault)).await?;
+        }
+        Ok(())
+    }
+
+    /// The core takes the remembered lists where it has none.
+    async fn without_lists(&mut self) -> Result<(), Gone> {
+        let age = self.away(Instant::now());
+        // By a clock that ran backwards nobody knows how old they are.
+        let age = if age == Duration::MAX {
+            Duration::ZERO
+        } else {
+            age
+        };
+        let told = self.mirror.remembered(age);
+        if !told.is_empty() {
+            warn!(
+                pools = told.len(),
+                ?age,
+                "etcd does not answer: taking the saved lists"
+            );
+        }
+        self.tell(told).await?;
+        let waiting = self.mirror.waiting().count();
+        if waiting > 0
+            && self.file_trouble.is_none()
+            && let Some(path) = self.saved.path()
+        {
+            let fault = format!(
+                "{} has no list of {waiting} pools; they wait for etcd",
+                path.display()
+            );
+            self.file_trouble(Some(fault)).await?;
+        }
+        Ok(())
+    }
+
+    async fn written(&mut self, written: Result<(), String>) -> Result<(), Gone> {
+        self.unsaved |= written.is_err();
+        self.file_trouble(written.err()).await
+    }
+
+    /// How long ago etcd was heard of.
+    fn away(&self, now: Instant) -> Duration {
+        self.heard.map_or(Duration::ZERO, |(at, before)| {
+            now.saturating_duration_since(at).saturating_add(before)
+        })
+    }
+
+    fn save_at(&self) -> Option<Instant> {
+        // Before etcd has answered the file knows more than we do.
+        let lives = self.connection.as_ref().is_some_and(|c| c.read.is_some());
+        if !self.saved.idle() || !(self.unsaved || lives) {
+            return None;
+        }
+        let pause = match (self.unsaved, &self.file_trouble) {
+            (true, None) => SAVE,
+            (false, None) | (_, Some(_)) => REFRESH,
+        };
+        let first = self.heard.map(|(at, _)| at);
+        self.saved_at.map(|at| at + pause).or(first)
+    }
+
+    fn renew(&self) -> Duration {
+        if self.mirror.lost_track() {
+            RENEW_OVERFULL
+        } else {
+            RENEW
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let config = self.wants.config.as_ref();
+        config.map_or(Duration::ZERO, |config| config.timeout)
+    }
+
+    async fn trouble(&mut self, fault: Option<String>) -> Result<(), Gone> {
+        if self.trouble == fault {
+            return Ok(());
+        }
+        self.trouble.clone_from(&fault);
+        self.send(vec![Event::Trouble { part: ETCD, fault }]).await
+    }
+
+    async fn file_trouble(&mut self, fault: Option<String>) -> Result<(), Gone> {
+        if self.file_trouble == fault {
+            return Ok(());
+        }
+        if let Some(fault) = &fault {
+            warn!(%fault, "saved lists");
+        }
+        self.file_trouble.clone_from(&fault);
+        self.send(vec![Event::Trouble { part: LISTS, fault }]).await
+    }
+
+    /// What is told of a pool goes to each service that has it.
+    async fn tell(&mut self, told: Vec<(PoolPath, Told)>) -> Result<(), Gone> {
+        if told.is_empty() {
+            return Ok(());
+        }
+        let mut services: BTreeMap<&PoolPath, Vec<&ServiceName>> = BTreeMap::new();
+        for (service, want) in &self.wants.services {
+            services.entry(&want.pool).or_default().push(service);
+        }
+        let mut events = Vec::new();
+        for (path, told) in &told {
+            for service in services.get(path).into_iter().flatten() {
+                events.push(event(service, path, told));
+            }
+        }
+        self.send(events).await
+    }
+
+    async fn send(&self, mut events: Vec<Event>) -> Result<(), Gone> {
+        let event = match events.len() {
+            0 => return Ok(()),
+            1 => events.remove(0),
+            _ => Event::Together(events),
+        };
+        self.events.send(event).await.map_err(|_| Gone)
+    }
+}
+
+fn event(service: &ServiceName, pool: &PoolPath, told: &Told) -> Event {
+    let (service, from) = (service.clone(), Servers::Etcd(pool.clone()));
+    match told {
+        Told::List(list) => Event::List {
+            service,
+            from,
+            list: list.clone(),
+        },
+        Told::Failed(fault) => Event::SourceFailed {
+            service,
+            from,
+            fault: fault.clone(),
+        },
+    }
+}
+
+/// An error's text with those of its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

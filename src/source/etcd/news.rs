@@ -1,19 +1,32 @@
 //! What a connection to etcd brings, the same for both of its APIs.
 
-#![expect(dead_code, reason = "its users come next")]
-
 use std::collections::BTreeMap;
+
+use crate::conftool::{BadNode, LARGEST};
 
 /// A value as etcd has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) value: Vec<u8>,
+    /// One that no node may have for its length is not kept.
+    pub(super) value: Result<Vec<u8>, BadNode>,
     /// As of which revision (v2: index) this is the value.
     pub(super) modified: u64,
 }
 
+impl Entry {
+    pub(super) fn new(value: impl AsRef<[u8]> + Into<Vec<u8>>, modified: u64) -> Entry {
+        let length = value.as_ref().len();
+        let value = if length > LARGEST {
+            Err(BadNode::TooLong { length })
+        } else {
+            Ok(value.into())
+        };
+        Entry { value, modified }
+    }
+}
+
 /// Which keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tree {
     /// Below `[etcd] prefix`.
     Pools,
@@ -29,6 +42,10 @@ pub(super) struct Change {
     /// `None`: it is gone.
     pub(super) entry: Option<Entry>,
 }
+
+/// The most keys that a pool may have. A connection may end its reading of a pool one key later: the mirror
+/// then refuses the pool.
+pub(super) const MOST_KEYS: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {

@@ -1,0 +1,257 @@
+//! The last good lists on our own disk, for a start while etcd is away.
+//!
+//! The disk is somebody else's: reading and writing happen on threads for it, one at a time, and nothing waits
+//! for a write.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use super::mirror::Good;
+use crate::conftool::{Lease, Node, PoolPath, Pooled};
+use crate::service::{Host, Weight};
+
+const FILE: &str = "etcd-lists.json";
+const VERSION: u32 = 1;
+/// How long reading may hold up the start.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) type Pools = BTreeMap<PoolPath, Arc<Good>>;
+
+/// What the file said.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// How long ago etcd was heard of last; `Duration::MAX` if by the file that is yet to be.
+    pub(super) age: Duration,
+    pub(super) pools: Pools,
+}
+
+pub(super) struct Saved {
+    /// `None`: nothing outlives the process.
+    path: Option<PathBuf>,
+    writing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Saved {
+    pub(super) fn new(state_directory: Option<PathBuf>) -> Saved {
+        Saved {
+            path: state_directory.map(|directory| directory.join(FILE)),
+            writing: None,
+        }
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Reads the file; `None`: there is none. One that makes no sense is moved aside.
+    pub(super) async fn load(&self) -> Result<Option<Remembered>, String> {
+        let Some(path) = self.path.clone() else {
+            return Ok(None);
+        };
+        let shown = path.display().to_string();
+        match timeout(PATIENCE, spawn_blocking(move || read(&path))).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(panic)) => Err(format!("{shown} cannot be read: {panic}")),
+            Err(_) => Err(format!("reading {shown} hangs")),
+        }
+    }
+
+    /// Whether [`Saved::save`] would do anything.
+    pub(super) fn idle(&self) -> bool {
+        self.path.is_some() && self.writing.is_none()
+    }
+
+    /// Begins to write. `ago`: how long ago etcd was heard of last.
+    pub(super) fn save(&mut self, pools: Pools, ago: Duration) {
+        if let (Some(path), None) = (self.path.clone(), &self.writing) {
+            self.writing = Some(spawn_blocking(move || write(&path, &pools, ago)));
+        }
+    }
+
+    /// Comes back when a write is done; never if there is none.
+    pub(super) async fn written(&mut self) -> Result<(), String> {
+        let Some(writing) = &mut self.writing else {
+            return std::future::pending().await;
+        };
+        let done = writing.await;
+        self.writing = None;
+        let fault = match done {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(cause)) => cause.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        let path = self.path.as_deref().unwrap_or(Path::new(FILE));
+        Err(format!("cannot write {}: {fault}", path.display()))
+    }
+}
+
+/// The file's shape.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    /// When etcd was heard of last, RFC 3339.
+    time: String,
+    /// The newest of the pools' revisions.
+    revision: Option<u64>,
+    pools: BTreeMap<String, Row>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    revision: Option<u64>,
+    servers: BTreeMap<String, ServerRow>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    leases: BTreeMap<String, ServerRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerRow {
+    weight: u32,
+    pooled: Pooled,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    confirmed: bool,
+    /// A lease's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
+impl ServerRow {
+    fn of(node: &Node, until: Option<&str>) -> ServerRow {
+        ServerRow {
+            weight: node.weight.get(),
+            pooled: node.pooled,
+            reason: node.reason.clone(),
+            confirmed: node.confirmed,
+            until: until.map(str::to_owned),
+        }
+    }
+
+    fn node(self) -> Result<Node, String> {
+        Ok(Node {
+            weight: Weight::new(self.weight).ok_or_else(|| format!("weight {}", self.weight))?,
+            pooled: self.pooled,
+            reason: self.reason,
+            confirmed: self.confirmed,
+        })
+    }
+
+    fn lease(self) -> Result<Lease, String> {
+        let until = self.until.clone().unwrap_or_default();
+        let node = self.node()?;
+        Ok(Lease { node, until })
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Remembered>, String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(format!("{} cannot be read: {cause}", path.display())),
+    };
+    let content =
+        serde_json::from_slice(&bytes).map_err(|cause| aside(path, &cause.to_string()))?;
+    let read = remembered(content).map_err(|fault| aside(path, &fault))?;
+    Ok(Some(read))
+}
+
+fn remembered(content: Content) -> Result<Remembered, String> {
+    if content.version != VERSION {
+        return Err(format!("version {}, not {VERSION}", content.version));
+    }
+    let time = humantime::parse_rfc3339(&content.time).map_err(|cause| cause.to_string())?;
+    let mut pools = Pools::new();
+    for (path, row) in content.pools {
+        let path = path
+            .parse::<PoolPath>()
+            .map_err(|cause| cause.to_string())?;
+        let good = Good {
+            revision: row.revision,
+            nodes: hosts(row.servers, ServerRow::node)?,
+            leases: hosts(row.leases, ServerRow::lease)?,
+        };
+        pools.insert(path, Arc::new(good));
+    }
+    let age = now().duration_since(time).unwrap_or(Duration::MAX);
+    Ok(Remembered { age, pools })
+}
+
+fn hosts<T>(
+    rows: BTreeMap<String, ServerRow>,
+    read: impl Fn(ServerRow) -> Result<T, String>,
+) -> Result<BTreeMap<Host, T>, String> {
+    let host = |(host, row): (String, ServerRow)| {
+        let host = host.parse::<Host>().map_err(|cause| cause.to_string())?;
+        Ok((host, read(row)?))
+    };
+    rows.into_iter().map(host).collect()
+}
+
+/// Keeps what we can't read for someone who can, and says so.
+fn aside(path: &Path, why: &str) -> String {
+    let bad = path.with_extension("json.bad");
+    let moved = match std::fs::rename(path, &bad) {
+        Ok(()) => format!("moved to {}", bad.display()),
+        Err(cause) => format!("cannot be moved aside: {cause}"),
+    };
+    format!("{} cannot be read: {why}; {moved}", path.display())
+}
+
+/// So that after a crash at any moment the old or the new content is there, whole.
+fn write(path: &Path, pools: &Pools, ago: Duration) -> io::Result<()> {
+    let row = |good: &Good| Row {
+        revision: good.revision,
+        servers: good
+            .nodes
+            .iter()
+            .map(|(host, node)| (host.to_string(), ServerRow::of(node, None)))
+            .collect(),
+        leases: good
+            .leases
+            .iter()
+            .map(|(host, lease)| {
+                let row = ServerRow::of(&lease.node, Some(&lease.until));
+                (host.to_string(), row)
+            })
+            .collect(),
+    };
+    let time = now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    let text = serde_json::to_vec_pretty(&Content {
+        version: VERSION,
+        time: humantime::format_rfc3339_millis(time).to_string(),
+        revision: pools.values().filter_map(|good| good.revision).max(),
+        pools: pools
+            .iter()
+            .map(|(path, good)| (path.to_string(), row(good)))
+            .collect(),
+    })?;
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    std::fs::create_dir_all(directory)?;
+    let new = path.with_extension("json.new");
+    let mut file = File::create(&new)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    // The rename itself lasts only once the directory is on the disk.
+    File::open(directory)?.sync_all()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no other clock runs on from one process to the next"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
