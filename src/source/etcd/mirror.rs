@@ -185,3 +185,6 @@ fn by_pool(entries: BTreeMap<String, Entry>) -> BTreeMap<PoolPath, BTreeMap<Stri
     }
     pools
 }
+
+#[cfg(test)]
+mod tests;

@@ -255,3 +255,143 @@ fn write(path: &Path, pools: &Pools, ago: Duration) -> io::Result<()> {
 fn now() -> SystemTime {
     SystemTime::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn pools() -> Pools {
+        let node = |text: &str| Node::parse(text.as_bytes()).unwrap();
+        let lease =
+            r#"{"weight": 1, "pooled": "no", "reason": "T1", "until": "2026-01-01T00:00:00Z"}"#;
+        let good = Good {
+            revision: Some(7),
+            nodes: [
+                ("a", r#"{"weight": 1, "pooled": "yes"}"#),
+                (
+                    "b",
+                    r#"{"weight": 0, "pooled": "no", "reason": "\"x\"\n", "confirmed": true}"#,
+                ),
+                (
+                    "2001:db8::1",
+                    r#"{"weight": 2147483646, "pooled": "inactive"}"#,
+                ),
+            ]
+            .map(|(host, text)| (host.parse().unwrap(), node(text)))
+            .into(),
+            leases: [(
+                "a".parse().unwrap(),
+                Lease::parse(lease.as_bytes()).unwrap(),
+            )]
+            .into(),
+        };
+        [("dc/c/s".parse().unwrap(), Arc::new(good))].into()
+    }
+
+    fn at(directory: &TempDir) -> Saved {
+        Saved::new(Some(directory.path().join("not/there/yet")))
+    }
+
+    fn text(saved: &Saved) -> String {
+        std::fs::read_to_string(saved.path().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn lists_outlive_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saved = at(&directory);
+        assert!(saved.load().await.unwrap().is_none());
+        for pools in [pools(), Pools::new(), pools()] {
+            saved.save(pools.clone(), Duration::from_secs(100));
+            assert!(!saved.idle());
+            saved.written().await.unwrap();
+            let remembered = at(&directory).load().await.unwrap().unwrap();
+            assert_eq!(remembered.pools, pools);
+            let age = remembered.age.as_secs();
+            assert!((99..200).contains(&age), "{age}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saved = at(&directory);
+        saved.save(pools(), Duration::ZERO);
+        saved.written().await.unwrap();
+        let good = text(&saved);
+        for (part, in_its_place, why) in [
+            ("    }\n  }\n}", "", "EOF"),
+            ("\"version\": 1", "\"version\": 2", "version 2, not 1"),
+            ("\"time\": \"2", "\"time\": \"x2", "timestamp"),
+            ("2147483646", "2147483647", "weight 2147483647"),
+            ("\"inactive\"", "\"maybe\"", "unknown variant `maybe`"),
+            ("dc/c/s", "dc/c", "not a pool's directory"),
+            ("2001:db8::1", "a b", "a server's name"),
+            ("\"confirmed\"", "\"konfirmed\"", "unknown field"),
+        ] {
+            let broken = good.replace(part, in_its_place);
+            assert_ne!(broken, good);
+            std::fs::write(saved.path().unwrap(), broken).unwrap();
+            let fault = saved.load().await.unwrap_err();
+            assert!(fault.contains(why), "{fault}");
+            assert!(fault.contains("etcd-lists.json.bad"), "{fault}");
+            assert!(saved.load().await.unwrap().is_none(), "it is still there");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_time_to_come_is_long_ago() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saved = at(&directory);
+        saved.save(pools(), Duration::ZERO);
+        saved.written().await.unwrap();
+        let year = text(&saved).split("\"time\": \"").nth(1).unwrap()[..4].to_owned();
+        let later = text(&saved).replace(&format!("\"time\": \"{year}"), "\"time\": \"2999");
+        std::fs::write(saved.path().unwrap(), later).unwrap();
+        let remembered = saved.load().await.unwrap().unwrap();
+        assert_eq!(remembered.age, Duration::MAX);
+        assert_eq!(remembered.pools, pools());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_is_a_fault_and_leaves_what_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saved = at(&directory);
+        saved.save(pools(), Duration::ZERO);
+        saved.written().await.unwrap();
+        // In the way of the file that is to be renamed.
+        let new = saved.path().unwrap().with_extension("json.new");
+        std::fs::create_dir(&new).unwrap();
+        saved.save(Pools::new(), Duration::ZERO);
+        let fault = saved.written().await.unwrap_err();
+        assert!(fault.starts_with("cannot write "), "{fault}");
+        assert_eq!(saved.load().await.unwrap().unwrap().pools, pools());
+        std::fs::remove_dir(&new).unwrap();
+        saved.save(Pools::new(), Duration::ZERO);
+        saved.written().await.unwrap();
+        assert!(saved.load().await.unwrap().unwrap().pools.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_not_waited_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = Saved::new(Some(directory.path().to_owned()));
+        // Opening a pipe for reading waits until somebody writes it.
+        let pipe = saved.path().unwrap();
+        nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let fault = saved.load().await.unwrap_err();
+        assert!(fault.ends_with("etcd-lists.json hangs"), "{fault}");
+        // Lets the thread end, and with it the test's runtime.
+        drop(std::fs::OpenOptions::new().write(true).open(pipe).unwrap());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_dry_run() {
+        let mut saved = Saved::new(None);
+        assert!(!saved.idle());
+        saved.save(pools(), Duration::ZERO);
+        assert!(saved.load().await.unwrap().is_none());
+    }
+}

@@ -232,3 +232,54 @@ fn after(directory: &str) -> String {
     // The byte after '/' in ASCII.
     format!("{open}0")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(pools: &[&str]) -> Wanted {
+        let pools = pools.iter().map(|path| path.parse().unwrap()).collect();
+        Wanted::new("/pools", &pools)
+    }
+
+    #[test]
+    fn only_keys_of_wanted_pools_are_taken() {
+        let wanted = wanted(&["d/c/s", "d/c/s-2"]);
+        let key = |text: &str| wanted.key(Tree::Pools, text.as_bytes());
+        assert_eq!(key("/pools/d/c/s/a").as_deref(), Some("d/c/s/a"));
+        assert_eq!(key("/pools/d/c/s-2/a/b").as_deref(), Some("d/c/s-2/a/b"));
+        assert_eq!(key("/pools/d/c/s/").as_deref(), Some("d/c/s/"));
+        for other in [
+            "/pools/d/c/s",
+            "/pools/d/c/s2/a",
+            "/poolsd/c/s/a",
+            "/x/d/c/s/a",
+        ] {
+            assert_eq!(key(other), None, "{other}");
+        }
+        assert_eq!(key("/plimsoll/v1/leases/d/c/s/a"), None);
+        let lease = b"/plimsoll/v1/leases/d/c/s/a\xff";
+        let lease = wanted.key(Tree::Leases, lease);
+        assert_eq!(lease.as_deref(), Some("d/c/s/a\u{fffd}"));
+        assert_eq!(wanted.key(Tree::Pools, b"/pools/\xff/c/s/a"), None);
+    }
+
+    #[test]
+    fn the_next_directory_is_that_of_the_key_or_the_one_behind_it() {
+        let wanted = wanted(&["d/c/s", "d/c/s-2", "d/x/s"]);
+        for (from, expected) in [
+            ("", Some("d/c/s-2/")),
+            ("d/c/s-2/", Some("d/c/s-2/")),
+            ("d/c/s-2/a\0", Some("d/c/s-2/")),
+            // '-' comes before '/', which comes before '0'.
+            ("d/c/s-20", Some("d/c/s/")),
+            ("d/c/s/zzz\0", Some("d/c/s/")),
+            ("d/c/s0", Some("d/x/s/")),
+            ("d/x/s/a", Some("d/x/s/")),
+            ("d/x/s0", None),
+        ] {
+            assert_eq!(wanted.directory(from), expected, "{from:?}");
+        }
+        assert_eq!(after("d/c/s/"), "d/c/s0");
+    }
+}
