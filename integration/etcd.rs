@@ -4,11 +4,12 @@
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
     reason = "in a test a panic is the message, and the clock is the world's"
 )]
 
 #[path = "cluster.rs"]
-#[expect(dead_code, unreachable_pub, reason = "other tests use the rest of it")]
+#[expect(unreachable_pub, reason = "it is shared with other tests")]
 mod cluster;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]
@@ -170,6 +171,16 @@ fn node(cluster: &Cluster, node: &str, weight: u32, pooled: &str) {
 
 fn value(weight: u32, pooled: &str) -> String {
     format!(r#"{{"weight": {weight}, "pooled": "{pooled}"}}"#)
+}
+
+/// Whether etcd is in trouble for what these words say.
+fn says(words: &str) -> impl Fn(&Running) -> bool {
+    move |running| {
+        running
+            .faults
+            .get("etcd")
+            .is_some_and(|fault| fault.contains(words))
+    }
 }
 
 /// Writes all of these in one transaction.
@@ -402,6 +413,43 @@ async fn a_reload_disturbs_no_pool_that_stays() {
     assert!(running.faults.is_empty());
 }
 
+/// Each reload with another pool is another connection; the old ones leave nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ended_are_closed() {
+    let cluster = Cluster::start(1);
+    for pool in ["web", "img"] {
+        node(&cluster, &format!("dc/c/{pool}/a"), 1, "yes");
+    }
+    let etcd = section(&cluster.section());
+    let endpoint = &cluster.endpoints()[0];
+    let port: u16 = endpoint.rsplit(':').next().unwrap().parse().unwrap();
+    // etcd's own gateway has one.
+    let before = connections(port);
+    let pools = [("img", "dc/c/img"), ("web", "dc/c/web")];
+    let mut running = Running::start(&etcd, WEB, None);
+    running.list("web", "a*1").await;
+    for n in 0..200 {
+        running.publish(&etcd, &pools[n % 2..][..1]);
+        assert!(matches!(running.next().await, Event::List { .. }));
+    }
+    let end = Instant::now() + SOON;
+    while connections(port) > before + 1 {
+        assert!(Instant::now() < end, "{} connections", connections(port));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// How many clients of this port on loopback have an open connection (proc_net_tcp(5): state 01).
+fn connections(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let to = format!("0100007F:{port:04X}");
+    let open = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields.next() == Some(&*to) && fields.next() == Some("01")
+    };
+    table.lines().filter(open).count()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_keys_come_in_pages() {
     let cluster = Cluster::start(1);
@@ -492,6 +540,7 @@ async fn what_was_compacted_while_we_were_away_is_read() {
     let mut running = Running::start(&section(&one), WEB, None);
     running.list("web", "0*1 1*1 2*1").await;
     cluster.kill(0);
+    cluster.leader();
     let endpoints = cluster.endpoints();
     let mut client = Client::connect(&endpoints[1..], None).await.unwrap();
     let mut revision = 0;
@@ -661,6 +710,140 @@ async fn a_damaged_file_is_said_and_mended() {
     assert_eq!(running.lists["web"].freshness, Freshness::Current);
     running.until("mended", |r| r.faults.is_empty()).await;
     wait_for(&file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_expire_are_renewed() {
+    let mut cluster =
+        Cluster::start_with(1, "http", &["--auth-token-ttl", "1", "--bcrypt-cost", "4"]);
+    node(&cluster, "dc/c/web/a", 1, "yes");
+    node(&cluster, "dc/c/img/a", 1, "yes");
+    let etcdctl = |arguments: &str| {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        cluster.etcdctl(&arguments);
+    };
+    etcdctl("user add root:secret");
+    etcdctl("user grant-role root root");
+    etcdctl("user add plimsoll:word");
+    etcdctl("role add lists");
+    etcdctl("user grant-role plimsoll lists");
+    etcdctl("role grant-permission lists read --prefix /conftool/v1/pools/");
+    etcdctl("role grant-permission lists read --prefix /plimsoll/v1/leases/");
+    etcdctl("auth enable");
+    cluster.log_in("root:secret");
+
+    let password = cluster.folder().join("password");
+    std::fs::write(&password, "wrong\n").unwrap();
+    let user = format!("timeout = \"1s\"\nuser = \"plimsoll\"\npassword-file = {password:?}\n");
+    let etcd = section(&format!("{}{user}", cluster.section()));
+    let mut running = Running::start(&etcd, WEB, None);
+    running
+        .until("refused", says("invalid user ID or password"))
+        .await;
+    std::fs::write(&password, "word\n").unwrap();
+    running.list("web", "a*1").await;
+    running.until("no trouble", |r| r.faults.is_empty()).await;
+
+    // Only time makes a token expire.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    node(&cluster, "dc/c/web/a", 2, "yes");
+    running.list("web", "a*2").await;
+    running.publish(&etcd, &[("img", "dc/c/img"), ("web", "dc/c/web")]);
+    running.list("img", "a*1").await;
+    // Without a connection and without a token.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.kill(0);
+    cluster.spawn(0);
+    cluster.wait_for_all();
+    node(&cluster, "dc/c/web/a", 3, "yes");
+    running.list("web", "a*3").await;
+
+    // What the role does not cover is said.
+    cluster.etcdctl(&[
+        "role",
+        "revoke-permission",
+        "lists",
+        "--prefix",
+        "/plimsoll/v1/leases/",
+    ]);
+    running.publish(&etcd, &[("web", "dc/c/web"), ("zoo", "dc/c/zoo")]);
+    let refused = says("cannot read /plimsoll/v1/leases/dc/c/web/: PermissionDenied");
+    running.until("refused", refused).await;
+    assert_eq!(running.text("web"), "a*3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_shown_and_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    authority(folder.path());
+    let arguments = [
+        "--cert-file",
+        &file("server.pem"),
+        "--key-file",
+        &file("server.key"),
+        "--trusted-ca-file",
+        &file("ca.pem"),
+        "--client-cert-auth",
+    ];
+    let cluster = Cluster::start_with(1, "https", &arguments);
+    let with = |certificate: &str| {
+        let text = format!("timeout = \"1s\"\nca = {:?}\n{certificate}", file("ca.pem"));
+        section(&format!("{}{text}", cluster.section()))
+    };
+    let ours = format!(
+        "certificate = {:?}\nkey = {:?}\n",
+        file("client.pem"),
+        file("client.key")
+    );
+    let etcd = with(&ours);
+    let end = Instant::now() + 6 * SOON;
+    let key = format!("{PREFIX}/dc/c/web/a");
+    loop {
+        assert!(Instant::now() < end, "etcd does not answer");
+        if let Ok(mut client) = plimsoll::etcd::connect(&etcd, &etcd.endpoints[0]).await
+            && let Ok(put) = timeout(SOON, client.put(&*key, value(1, "yes"), None)).await
+            && put.is_ok()
+        {
+            break;
+        }
+    }
+    let mut running = Running::start(&with(""), WEB, None);
+    running
+        .until("refused", |r| r.faults.contains_key("etcd"))
+        .await;
+    assert!(running.lists.is_empty());
+    running.publish(&etcd, WEB);
+    running.list("web", "a*1").await;
+    running.until("no trouble", |r| r.faults.is_empty()).await;
+}
+
+/// Writes an authority, and a server's and a client's certificate of it, with their keys.
+fn authority(folder: &Path) {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let write = |name: &str, pem: String| std::fs::write(folder.join(name), pem).unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    write("ca.pem", ca.self_signed(&key).unwrap().pem());
+    let issuer = Issuer::new(ca, key);
+    for (name, names) in [
+        ("server", vec!["127.0.0.1".to_owned()]),
+        ("client", Vec::new()),
+    ] {
+        let mut params = CertificateParams::new(names).unwrap();
+        // etcd's own gateway shows the server's certificate as a client.
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate().unwrap();
+        write(
+            &format!("{name}.pem"),
+            params.signed_by(&key, &issuer).unwrap().pem(),
+        );
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
 }
 
 async fn wait_for(file: &Path) {

@@ -43,7 +43,7 @@ use saved::{Pools, Saved};
 const NEWS: usize = 16;
 /// A connection that has lived so long after its read is a good one.
 const PROVEN: Duration = Duration::from_secs(1);
-/// After so long a good connection is left for another, whose first read shows what a watch has missed.
+/// After so long a good connection is renewed: a fresh read shows what a watch has missed, if ever one does.
 const RENEW: Duration = Duration::from_secs(10 * 60);
 /// The same while a pool has more keys than we follow.
 const RENEW_OVERFULL: Duration = Duration::from_secs(30);
@@ -309,9 +309,7 @@ impl Source {
                 connection.proven = true;
                 self.proven().await?;
             } else if connection.proven && age >= self.renew() {
-                debug!("leaving a good connection for another");
-                self.connection = None;
-                self.contact.ended();
+                debug!("renewing a good connection");
                 self.connect();
             }
         }
@@ -412,12 +410,6 @@ impl Source {
     /// The core takes the remembered lists where it has none.
     async fn without_lists(&mut self) -> Result<(), Gone> {
         let age = self.away(Instant::now());
-        // By a clock that ran backwards nobody knows how old they are.
-        let age = if age == Duration::MAX {
-            Duration::ZERO
-        } else {
-            age
-        };
         let told = self.mirror.remembered(age);
         if !told.is_empty() {
             warn!(
@@ -459,9 +451,11 @@ impl Source {
         if !self.saved.idle() || !(self.unsaved || lives) {
             return None;
         }
+        let config = self.wants.config.as_ref();
+        let stale = config.map_or(REFRESH, |config| config.stale_after / 3);
         let pause = match (self.unsaved, &self.file_trouble) {
             (true, None) => SAVE,
-            (false, None) | (_, Some(_)) => REFRESH,
+            (false, None) | (_, Some(_)) => REFRESH.min(stale).max(SAVE),
         };
         let first = self.heard.map(|(at, _)| at);
         self.saved_at.map(|at| at + pause).or(first)

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::news::{Change, Entry, News, Tree};
 use crate::config::Etcd;
-use crate::conftool::{LEASES, PoolPath};
+use crate::conftool::PoolPath;
 use crate::etcd::{ConnectError, connect};
 use read::Wanted;
 
@@ -88,7 +88,7 @@ impl Connection<'_> {
         let client = connect(self.config, endpoint).await?;
         let (revision, all) = self.wanted.read(&client, self.config.timeout).await?;
         self.tell(all).await?;
-        let watch = self.watch(client, revision + 1);
+        let watch = self.watch(client, revision.saturating_add(1));
         let within = self.config.timeout;
         let stream = timeout(within, watch).await;
         let stream = stream.map_err(|_| Ended::Silent(within))??;
@@ -97,17 +97,20 @@ impl Connection<'_> {
 
     /// One stream, one watch for each tree: their changes come in the order of their revisions.
     async fn watch(&self, client: Client, from: i64) -> Result<WatchStream, Ended> {
-        let options = |id| {
-            WatchOptions::new()
-                .with_prefix()
+        let watch = |tree, id| {
+            let (start, end) = self.wanted.range(tree);
+            let options = WatchOptions::new()
+                .with_range(end)
                 .with_start_revision(from)
-                .with_watch_id(id)
+                .with_watch_id(id);
+            (start, Some(options))
         };
-        let pools = self.wanted.root(Tree::Pools);
         let mut client = client.watch_client().max_decoding_message_size(LONGEST);
-        let stream = client.watch(pools, Some(options(POOLS))).await;
+        let (pools, options) = watch(Tree::Pools, POOLS);
+        let stream = client.watch(pools, options).await;
         let mut stream = stream.map_err(Ended::Watch)?;
-        let leases = stream.watch(LEASES, Some(options(OF_LEASES))).await;
+        let (leases, options) = watch(Tree::Leases, LEASES);
+        let leases = stream.watch(leases, options).await;
         leases.map_err(Ended::Watch)?;
         Ok(stream)
     }
@@ -130,6 +133,10 @@ impl Connection<'_> {
             };
             let mut batch = Batch::default();
             let response = response.map_err(|_| Ended::Silent(silence))?;
+            if Instant::now() > deadline {
+                // We slept ourselves, and what has come meanwhile is better read anew, as one change.
+                return Err(Ended::Silent(silence));
+            }
             let mut next = Some(response);
             while let Some(response) = next {
                 let response = response.map_err(Ended::Watch)?.ok_or(Ended::Closed)?;
@@ -151,7 +158,7 @@ impl Connection<'_> {
 
 /// The watches' ids.
 const POOLS: i64 = 1;
-const OF_LEASES: i64 = 2;
+const LEASES: i64 = 2;
 
 /// Responses that were ready together. Each has whole revisions.
 #[derive(Default)]
@@ -171,7 +178,7 @@ impl Batch {
             return Err(Ended::Cancelled(response.cancel_reason().to_owned()));
         }
         let tree = match response.watch_id() {
-            OF_LEASES => Tree::Leases,
+            LEASES => Tree::Leases,
             _ => Tree::Pools,
         };
         for event in response.events() {

@@ -79,6 +79,12 @@ impl Pool {
         if self.told.is_some() {
             return None;
         }
+        // By a clock that ran backwards nobody knows how old it is.
+        let age = if age == Duration::MAX {
+            Duration::ZERO
+        } else {
+            age
+        };
         let listing = self.good.as_ref()?.listing(Freshness::Saved { age });
         self.told = Some(Told::List(Arc::new(listing)));
         self.told.clone()
@@ -117,13 +123,18 @@ impl Pool {
             return Vec::new();
         }
         let servers = |good: &Good| good.listing(Freshness::Current).servers;
-        let differs = |before: &Arc<Good>| servers(before) != servers(&self.count(revision));
-        if !(away.stale && before.as_ref().is_some_and(differs)) {
-            return Vec::from_iter(self.renew(place, revision, Freshness::Current));
-        }
-        // What has changed meanwhile is measured by what was before: the core must know that too.
-        let first = self.recall(away.age);
-        let now = self.renew(place, revision, Freshness::CatchUp);
+        let now = servers(&self.count(revision));
+        let differs = before.is_some_and(|before| servers(&before) != now);
+        let freshness = if away.stale && differs {
+            Freshness::CatchUp
+        } else {
+            Freshness::Current
+        };
+        // What stays for want of a list, and what a catch-up is measured by: the core must know that too.
+        let first = (now.is_empty() || freshness == Freshness::CatchUp)
+            .then(|| self.recall(away.age))
+            .flatten();
+        let now = self.renew(place, revision, freshness);
         first.into_iter().chain(now).collect()
     }
 

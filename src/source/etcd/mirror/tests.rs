@@ -441,6 +441,19 @@ fn a_catch_up_is_measured_by_what_was_remembered() {
 }
 
 #[test]
+fn an_empty_directory_at_a_start_leaves_what_was_remembered() {
+    let path: PoolPath = "d/c/s".parse().unwrap();
+    let mut mirror = mirror(&["d/c/s"]);
+    mirror.remember(&path, good(&[("a", "1 yes")]));
+    let empty = "d/c/s failed: /pools/d/c/s/ is empty or missing";
+    check(&mut mirror, all(9, &[]), &["d/c/s 1 saved: a*1", empty]);
+    check(&mut mirror, all(9, &[]), &[]);
+    assert_eq!(mirror.good()[&path], good(&[("a", "1 yes")]));
+    let read = all(10, &[("d/c/s/a", "1 yes", 10)]);
+    check(&mut mirror, read, &["d/c/s 10: a*1"]);
+}
+
+#[test]
 fn a_remembered_lease_is_in_force_until_etcd_has_been_asked() {
     let path: PoolPath = "d/c/s".parse().unwrap();
     let mut mirror = mirror(&["d/c/s"]);

@@ -44,11 +44,20 @@ impl Wanted {
         }
     }
 
-    pub(super) fn root(&self, tree: Tree) -> &str {
+    fn root(&self, tree: Tree) -> &str {
         match tree {
             Tree::Pools => &self.prefix,
             Tree::Leases => LEASES,
         }
+    }
+
+    /// From the first wanted pool's first key to what comes after the last one's.
+    pub(super) fn range(&self, tree: Tree) -> (Vec<u8>, Vec<u8>) {
+        let root = self.root(tree);
+        let first = self.directories.first().map_or("", String::as_str);
+        let past = self.directories.last().map(|last| after(last));
+        let whole = |end: &str| format!("{root}{end}").into_bytes();
+        (whole(first), whole(&past.unwrap_or_default()))
     }
 
     /// What follows the tree's root, if the key is in a wanted pool.
@@ -126,11 +135,7 @@ impl Reader<'_> {
         let root = self.wanted.root(tree).as_bytes();
         let mut found = BTreeMap::new();
         let mut directory = self.wanted.directories.first().map(String::as_str);
-        let Some(last) = self.wanted.directories.last() else {
-            return Ok(found);
-        };
-        let end = [root, after(last).as_bytes()].concat();
-        let mut from: Vec<u8> = Vec::new();
+        let (mut from, end) = self.wanted.range(tree);
         let mut in_directory = 0;
         while let Some(current) = directory {
             let start = [root, current.as_bytes()].concat();
@@ -281,5 +286,7 @@ mod tests {
             assert_eq!(wanted.directory(from), expected, "{from:?}");
         }
         assert_eq!(after("d/c/s/"), "d/c/s0");
+        let whole = (b"/pools/d/c/s-2/".to_vec(), b"/pools/d/x/s0".to_vec());
+        assert_eq!(wanted.range(Tree::Pools), whole);
     }
 }
