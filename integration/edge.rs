@@ -123,6 +123,7 @@ pub(crate) fn service(
         list_faults: Arc::default(),
         revision: None,
         applied_revision: None,
+        guard: None,
         size: 0,
         floor: 0,
         condition: Condition::Failed,

@@ -48,7 +48,8 @@ pub enum Event {
     /// What the kernel held for these services when the IPVS sink first saw them, before it touched them.
     /// A service that the kernel does not have is there with no destinations.
     Found(BTreeMap<VirtualService, Destinations>),
-    /// The kernel holds exactly this for the service; it was read back.
+    /// The kernel holds exactly this for the service; it was read back. These are the very destinations of a
+    /// snapshot, by which the core knows what was wanted then.
     Applied {
         service: VirtualService,
         destinations: Arc<Destinations>,

@@ -73,8 +73,19 @@ pub struct Service {
     pub size: usize,
     /// The least number of servers that stays pooled, as far as there are any.
     pub floor: usize,
+    /// The line that holds a change of the list back; `None`: nobody is held by it.
+    pub guard: Option<Guard>,
     pub condition: Condition,
     pub counters: Counters,
+}
+
+/// What an administrative change is measured by while some of it is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The servers that the line is reckoned from: the larger of the list's old and new number.
+    pub size: usize,
+    /// How many must go on getting new connections.
+    pub line: usize,
 }
 
 /// Equal is what is the same one in memory: this is what [`imbl::OrdMap::diff`] compares by,
@@ -163,7 +174,7 @@ pub struct MonitorState {
 pub enum Pooled {
     No,
     Yes,
-    /// In IPVS though it should not be, for this reason.
+    /// In IPVS though it should not be, or with a weight there that its list has set to 0, for this reason.
     Held(Held),
 }
 
@@ -176,16 +187,16 @@ impl Pooled {
     }
 }
 
-/// Why a server that should leave the pool stays in it.
+/// Why a server that should leave the pool, or get no more new connections, stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Held {
     /// Not up, but too many others are not either.
     DepoolThreshold,
-    /// Depooled by its list, but that would take the pool below its guard.
+    /// Depooled or drained by its list, but that would take the pool below its guard.
     DepoolGuard,
-    /// Depooled while its source was away for long, and all that came at once would take the pool below the
-    /// depool threshold.
+    /// The same by a list that came after its source had been away for long, when what has changed meanwhile
+    /// comes at once: then the line is the depool threshold's.
     StaleCatchUp,
     /// Found in the kernel and not listed, but some listed server has no address yet and may be this one.
     NamesUnresolved,
@@ -224,6 +235,8 @@ pub enum Source {
         /// Its age when it was read.
         age: Duration,
         read_at: Instant,
+        /// What the source has said since.
+        fault: Option<Arc<str>>,
     },
     /// The last good list, if there was one, stays.
     Failed(Arc<str>),

@@ -171,6 +171,7 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         list_faults: Arc::default(),
         revision: None,
         applied_revision: None,
+        guard: None,
         size: 0,
         floor: 0,
         condition: Condition::Healthy,

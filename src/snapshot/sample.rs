@@ -76,6 +76,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         list_faults: Arc::default(),
         revision: None,
         applied_revision: None,
+        guard: None,
         floor: 0,
         condition: Condition::Healthy,
         counters: Counters::default(),
