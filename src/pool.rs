@@ -7,6 +7,7 @@
 //! - a held server is let go as soon as the line holds without it.
 
 mod floor;
+mod list;
 mod member;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +19,11 @@ use tracing::{info, warn};
 
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
-use crate::config::{self, DepoolGuard};
+use crate::config::{self, Servers};
 use crate::event::{CheckId, Verdict};
-use crate::service::{Destinations, Family, Freshness, Host, Listing};
+use crate::service::{Destinations, Host};
 use crate::snapshot::{
-    Applied, Condition, Counters, Health, Held, Pooled, Refusal, Service, Source,
+    Applied, Condition, Counters, Guard, Health, Held, Pooled, Refusal, Service, Source,
 };
 
 /// How long after its first server list a pool may be judged though a first check is still missing,
@@ -40,12 +41,14 @@ pub(crate) struct Pool {
     list_faults: Arc<BTreeMap<String, String>>,
     revision: Option<u64>,
     applied_revision: Option<u64>,
-    /// The list in force came all at once after its source had been away.
-    catch_up: bool,
+    /// The source, if the list in force came all at once after it had been away.
+    catch_up: Option<Servers>,
     /// What the kernel had when we came; `None`: not told yet.
     found: Option<Destinations>,
     /// While somebody is leaving: the size of the pool that the guard is a fraction of.
     guarded_size: Option<usize>,
+    /// What holds somebody back, as last decided.
+    guard: Option<Guard>,
     applied: Applied,
     /// What the kernel was last read to hold.
     in_kernel: Option<Arc<Destinations>>,
@@ -80,9 +83,10 @@ impl Pool {
             list_faults: Arc::default(),
             revision: None,
             applied_revision: None,
-            catch_up: false,
+            catch_up: None,
             found: None,
             guarded_size: None,
+            guard: None,
             applied: Applied::NotYet,
             in_kernel: None,
             served_by_kernel: false,
@@ -107,68 +111,13 @@ impl Pool {
             }
         }
         if self.config.servers != config.servers {
+            // The list in force stays until the new source has one, but nothing more is known of it.
             self.source = Source::Waiting;
+            self.list_faults = Arc::default();
+            self.revision = None;
+            self.applied_revision = None;
         }
         self.config = config;
-    }
-
-    /// A good list from the service's source.
-    pub(crate) fn set_list(&mut self, listing: &Listing, now: Instant) {
-        let list = &listing.servers;
-        self.source = match listing.freshness {
-            Freshness::Current | Freshness::CatchUp => Source::Good,
-            Freshness::Saved { age } => Source::Saved { age, read_at: now },
-        };
-        self.catch_up = listing.freshness == Freshness::CatchUp;
-        self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
-        self.revision = listing.revision;
-        for (host, member) in &mut self.members {
-            member.note = listing.notes.get(host).cloned().map(Arc::new);
-        }
-        let old_size = self.size.unwrap_or(0);
-        for (host, member) in &mut self.members {
-            if !list.contains_key(host) {
-                member.listed = None;
-            }
-        }
-        for (host, listed) in list {
-            let new = || Member::new(None, listed.weight, &self.config.monitors);
-            let member = self.members.entry(host.clone()).or_insert_with(new);
-            member.listed = Some(*listed);
-            member.note = listing.notes.get(host).cloned().map(Arc::new);
-            member.unidentified = false;
-            member.weight = listed.weight;
-            if let Some(address) = host.literal() {
-                member.answered = true;
-                if Family::of(address) == self.config.key.family() {
-                    self.give_address(host, address);
-                } else {
-                    let family = self.config.key.family();
-                    member.unresolved = Some(format!("{host} is no {family} address").into());
-                }
-            }
-        }
-        self.size = Some(list.len());
-        self.mark_leaving(old_size);
-        let longest = self
-            .config
-            .monitors
-            .iter()
-            .map(|monitor| monitor.timeout())
-            .max()
-            .unwrap_or_default();
-        self.judge_by
-            .get_or_insert(now + longest + FIRST_CHECK_GRACE);
-    }
-
-    /// The source could not read a list; the last good one stays.
-    pub(crate) fn source_failed(&mut self, fault: &str) {
-        let service = &self.config.name;
-        match self.size {
-            Some(_) => warn!(%service, fault, "no usable server list; the last good one stays"),
-            None => warn!(%service, fault, "no usable server list, and there was none before"),
-        }
-        self.source = Source::Failed(fault.into());
     }
 
     /// All addresses of a name, never none. The one in use stays in use while it is among them.
@@ -208,7 +157,7 @@ impl Pool {
         for (address, weight) in &destinations {
             let same = |member: &&mut Member| member.address == Some(*address);
             if let Some(member) = self.members.values_mut().find(same) {
-                member.adopt();
+                member.adopt(*weight);
             } else {
                 let member = Member::unidentified(*address, *weight, &self.config.monitors);
                 self.members.insert(Host::from(*address), member);
@@ -307,7 +256,7 @@ impl Pool {
             self.judged = all_checked() || self.judge_by.is_some_and(|at| at <= now);
         }
         let mut view = self.view();
-        if view.destinations.is_some() && view.destinations == self.in_kernel {
+        if self.is_in_kernel(view.destinations.as_ref()) {
             self.applied_revision = self.revision;
         }
         view.applied_revision = self.applied_revision;
@@ -332,18 +281,9 @@ impl Pool {
         }
         let before: Vec<Pooled> = self.members.values().map(|m| m.pooled).collect();
         let floor = floor::floor(self.size.unwrap_or(0), self.config.depool_threshold);
-        let (guard, held) = match self.config.depool_guard {
-            DepoolGuard::Last | DepoolGuard::Floor if self.catch_up => {
-                (DepoolGuard::Floor, Held::StaleCatchUp)
-            }
-            guard @ (DepoolGuard::Off | DepoolGuard::Last | DepoolGuard::Floor) => {
-                (guard, Held::DepoolGuard)
-            }
-        };
-        let guard = self.guarded_size.map_or(0, |size| {
-            floor::guard(size, guard, self.config.depool_threshold)
-        });
-        floor::decide(&mut self.members, floor, guard, held);
+        let (guard, held) = self.guard();
+        let line = guard.map_or(0, |guard| guard.line);
+        floor::decide(&mut self.members, floor, line, held);
         for ((host, member), before) in self.members.iter().zip(before) {
             tell(
                 &self.config,
@@ -359,20 +299,17 @@ impl Pool {
         for member in self.members.values_mut() {
             member.leaving &= member.pooled == Pooled::Held(held);
         }
-        if !self.members.values().any(|member| member.leaving) {
+        self.guard = guard.filter(|_| self.members.values().any(|member| member.leaving));
+        if self.guard.is_none() {
             self.guarded_size = None;
         }
     }
 
-    /// Those pooled that are not enabled (any longer) leave, under the guard of the larger pool.
-    fn mark_leaving(&mut self, old_size: usize) {
-        for member in self.members.values_mut() {
-            member.leaving = member.pooled.in_ipvs() && !member.enabled() && !member.confirmed();
-        }
-        if self.members.values().any(|member| member.leaving) {
-            let size = self.size.unwrap_or(0).max(old_size);
-            self.guarded_size = Some(self.guarded_size.unwrap_or(0).max(size));
-        }
+    /// Whether the kernel was read to hold this very value since it was wanted: an equal one of earlier says
+    /// nothing, something else may have been wanted in between.
+    fn is_in_kernel(&self, wanted: Option<&Arc<Destinations>>) -> bool {
+        let read = self.in_kernel.as_ref();
+        wanted.is_some_and(|wanted| read.is_some_and(|read| Arc::ptr_eq(read, wanted)))
     }
 
     /// `host` has this address. If the kernel had it pooled, that was this server.
@@ -392,13 +329,14 @@ impl Pool {
         if self.members.get(&stand_in).is_none_or(|m| !m.unidentified) {
             return;
         }
-        let serves = self
-            .members
-            .remove(&stand_in)
-            .is_some_and(|m| m.up() && m.pooled.in_ipvs());
-        if let Some(member) = self.members.get_mut(host).filter(|_| serves) {
-            member.adopt();
-        }
+        let known = self.members.remove(&stand_in);
+        let known = known.filter(|known| known.up() && known.pooled.in_ipvs());
+        let (Some(known), Some(member)) = (known, self.members.get_mut(host)) else {
+            return;
+        };
+        member.adopt(known.weight);
+        // Its list may have taken it out already.
+        self.mark_leaving(self.found.as_ref().map_or(0, Destinations::len));
     }
 
     fn view(&self) -> Service {
@@ -407,10 +345,13 @@ impl Pool {
         let floor = floor::floor(size, config.depool_threshold);
         let old = self.view.as_deref();
         let destinations = (self.size.is_some() && self.found.is_some()).then(|| {
+            let mut new = Destinations::new();
             let pooled = self.members.values().filter(|m| m.pooled.in_ipvs());
-            let new: Destinations = pooled
-                .filter_map(|m| m.address.map(|a| (a, m.weight)))
-                .collect();
+            for (address, weight) in pooled.filter_map(|m| Some((m.address?, m.weight))) {
+                // Two names of one address: the one that gets connections counts.
+                let of_both = new.entry(address).or_insert(weight);
+                *of_both = weight.max(*of_both);
+            }
             share(new, old.and_then(|old| old.destinations.as_ref()))
         });
         let servers = self
@@ -443,6 +384,7 @@ impl Pool {
             applied_revision: None,
             size,
             floor,
+            guard: self.guard,
             condition: self.condition(floor),
             counters: self.counters,
         }

@@ -1,6 +1,7 @@
 //! Stories: events in, expected snapshot out. After every step the invariants of [`invariants`] are checked.
 
 mod invariants;
+mod lists;
 mod random;
 mod stories;
 
@@ -16,8 +17,8 @@ use crate::config::{
 };
 use crate::event::{Event, Verdict};
 use crate::service::{
-    Destinations, Host, Listed, Protocol, Scheduler, ServerList, ServiceName, VirtualService,
-    Weight,
+    Destinations, Host, Listed, Listing, Protocol, Scheduler, ServerList, ServiceName,
+    VirtualService, Weight,
 };
 use crate::snapshot::{self, Mode, Pooled, Snapshot};
 
@@ -28,6 +29,10 @@ struct Story {
     snapshot: Arc<Snapshot>,
     /// The services for which the kernel has a server that gets new connections, as the story says.
     kernel: BTreeSet<VirtualService>,
+    /// What the kernel was last read to hold, of those services that it did not refuse since.
+    in_kernel: BTreeMap<VirtualService, Arc<Destinations>>,
+    /// The most servers that a service's list, or the kernel's table for it, ever had.
+    largest: BTreeMap<VirtualService, usize>,
     /// The services of which the kernel's table has been told.
     found: BTreeSet<VirtualService>,
     /// The services that were configured while their address was announced.
@@ -41,16 +46,23 @@ impl Story {
             reason = "an Instant can be had in no other way; the story moves it on"
         )]
         let now = Instant::now();
+        Story::at(now, config)
+    }
+
+    fn at(now: Instant, config: Config) -> Story {
         let mut balancer = Balancer::new(Mode::Real, Arc::new(config), now);
         let snapshot = balancer.snapshot(now);
-        let story = Story {
+        let mut story = Story {
             balancer,
             now,
             snapshot,
             kernel: BTreeSet::new(),
+            in_kernel: BTreeMap::new(),
+            largest: BTreeMap::new(),
             found: BTreeSet::new(),
             came_later: BTreeSet::new(),
         };
+        story.measure();
         invariants::hold(&story);
         story
     }
@@ -72,6 +84,27 @@ impl Story {
 
     fn event(&mut self, event: Event) -> &mut Story {
         let before = self.snapshot.clone();
+        for event in flat(&event) {
+            self.note(event);
+        }
+        self.now += Duration::from_millis(1);
+        self.balancer.handle(event.clone(), self.now);
+        self.snapshot = self.balancer.snapshot(self.now);
+        self.measure();
+        invariants::hold(self);
+        invariants::hold_over(&before, &event, self);
+        self
+    }
+
+    fn measure(&mut self) {
+        for service in self.snapshot.services.values() {
+            let largest = self.largest.entry(service.key()).or_default();
+            *largest = service.size.max(*largest);
+        }
+    }
+
+    /// What the story itself knows from an event that is about to happen.
+    fn note(&mut self, event: &Event) {
         let mut read = |key: VirtualService, serves: bool| {
             if serves {
                 self.kernel.insert(key);
@@ -82,13 +115,24 @@ impl Story {
         if let Event::Applied {
             service,
             destinations,
-        } = &event
+        } = event
         {
             read(*service, destinations.values().any(|w| w.get() > 0));
-        } else if let Event::NotApplied { service, holds, .. } = &event {
+            self.in_kernel.insert(*service, destinations.clone());
+        } else if let Event::NotApplied { service, holds, .. } = event {
             read(*service, *holds);
-        }
-        if let Event::Configured(config) = &event {
+            self.in_kernel.remove(service);
+        } else if let Event::List { service, list, .. } = event {
+            if let Some(view) = self.snapshot.services.get(service) {
+                let largest = self.largest.entry(view.key()).or_default();
+                *largest = list.servers.len().max(*largest);
+            }
+        } else if let Event::Found(table) = event {
+            for (key, destinations) in table {
+                let largest = self.largest.entry(*key).or_default();
+                *largest = destinations.len().max(*largest);
+            }
+        } else if let Event::Configured(config) = event {
             let keys = |config: &Config| -> BTreeSet<VirtualService> {
                 config
                     .services
@@ -97,29 +141,32 @@ impl Story {
                     .collect()
             };
             let announced = |key: &&VirtualService| {
-                let vip = before.vips.get(&key.address);
+                let vip = self.snapshot.vips.get(&key.address);
                 vip.is_some_and(|vip| vip.announce.is_ok())
             };
-            let (new, old) = (keys(config), keys(&before.config));
+            let (new, old) = (keys(config), keys(&self.snapshot.config));
+            self.in_kernel.retain(|key, _| new.contains(key));
             self.came_later.retain(|key| new.contains(key));
             self.came_later
                 .extend(new.difference(&old).filter(announced));
         }
-        self.now += Duration::from_millis(1);
-        self.balancer.handle(event.clone(), self.now);
-        self.snapshot = self.balancer.snapshot(self.now);
-        invariants::hold(self);
-        invariants::hold_over(&before, &event, &self.snapshot);
-        self
     }
 
     fn list(&mut self, service: &str, list: ServerList) -> &mut Story {
-        let from = self.service(service).config.servers.clone();
-        self.event(Event::List {
+        self.listing(service, Listing::from(list))
+    }
+
+    fn listing(&mut self, service: &str, list: Listing) -> &mut Story {
+        let event = self.list_event(service, list);
+        self.event(event)
+    }
+
+    fn list_event(&self, service: &str, list: Listing) -> Event {
+        Event::List {
             service: name(service),
-            from,
-            list: Arc::new(list.into()),
-        })
+            from: self.service(service).config.servers.clone(),
+            list: Arc::new(list),
+        }
     }
 
     /// All of a server's monitors say so.
@@ -202,6 +249,15 @@ impl Story {
         let seen: Vec<String> = self.snapshot.vips.iter().map(line).collect();
         assert_eq!(seen.join("\n"), lines(expected).join("\n"));
         self
+    }
+}
+
+/// The event itself, or those that happened at once.
+fn flat(event: &Event) -> Vec<&Event> {
+    match event {
+        Event::Together(events) => events.iter().flat_map(flat).collect(),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "all others are one event")]
+        one => vec![one],
     }
 }
 

@@ -1,7 +1,8 @@
 //! Who is pooled: the depool threshold and the depool guard.
 //!
 //! Wanted servers (enabled, ready, up) are pooled. If they are fewer than the line, others are *held*
-//! until the line is reached or there is nobody left.
+//! until the line is reached or there is nobody left. The threshold's line counts servers, as PyBal does;
+//! the guard's counts those that get new connections, so that a list of weights 0 is no way around it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub(super) fn floor(size: usize, threshold: Threshold) -> usize {
     (size as f64 * threshold.get()).ceil() as usize
 }
 
-/// How many servers an administrative change must leave in a pool of `size`.
+/// To how many servers of a pool of `size` an administrative change must leave new connections.
 pub(super) fn guard(size: usize, guard: DepoolGuard, threshold: Threshold) -> usize {
     match guard {
         DepoolGuard::Off => 0,
@@ -31,9 +32,9 @@ pub(super) fn guard(size: usize, guard: DepoolGuard, threshold: Threshold) -> us
     }
 }
 
-/// Sets `pooled` of each member. `guard` is the line for those that are leaving, 0 if nobody is;
-/// `held`: why they stay if it holds them.
-pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: usize, held: Held) {
+/// Sets `pooled` and `weight` of each member. `guard` is the line for those that are leaving, 0 if nobody is;
+/// `why`: what it is said to hold them for.
+pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: usize, why: Held) {
     let mut next: Vec<(&mut Member, Pooled)> = members
         .values_mut()
         .map(|member| {
@@ -47,28 +48,38 @@ pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: 
             (member, pooled)
         })
         .collect();
+    let serves =
+        |member: &Member, pooled: Pooled| pooled.in_ipvs() && member.weight_when(pooled).get() > 0;
     let leaving = |member: &Member| member.leaving && member.ready();
     // A server that works but was depooled is better than one that does not and was not.
-    hold(&mut next, guard, held, |member| {
+    hold(&mut next, guard, why, serves, |member| {
         leaving(member) && member.up()
     });
-    hold(&mut next, floor, Held::DepoolThreshold, |member| {
+    let in_ipvs = |_: &Member, pooled: Pooled| pooled.in_ipvs();
+    hold(&mut next, floor, Held::DepoolThreshold, in_ipvs, |member| {
         member.enabled() && member.ready()
     });
-    hold(&mut next, guard, held, leaving);
+    hold(&mut next, guard, why, serves, leaving);
     for (member, pooled) in next {
+        member.weight = member.weight_when(pooled);
         member.pooled = pooled;
     }
 }
 
-/// Holds members that `may` be held, the best first, until `line` of them all are pooled.
-fn hold(next: &mut [(&mut Member, Pooled)], line: usize, why: Held, may: impl Fn(&Member) -> bool) {
-    let pooled = next.iter().filter(|(_, pooled)| pooled.in_ipvs()).count();
-    let Some(missing) = line.checked_sub(pooled).filter(|missing| *missing > 0) else {
+/// Holds members that `may` be held, the best first, until `line` members `count` or there is nobody left.
+fn hold(
+    next: &mut [(&mut Member, Pooled)],
+    line: usize,
+    why: Held,
+    count: impl Fn(&Member, Pooled) -> bool,
+    may: impl Fn(&Member) -> bool,
+) {
+    let so_far = next.iter().filter(|(m, pooled)| count(m, *pooled)).count();
+    let Some(missing) = line.checked_sub(so_far).filter(|missing| *missing > 0) else {
         return;
     };
     let mut spare: Vec<usize> = (0..next.len())
-        .filter(|i| next[*i].1 == Pooled::No && may(next[*i].0))
+        .filter(|i| !count(next[*i].0, next[*i].1) && may(next[*i].0))
         .collect();
     // Stable: among equals the first by name.
     spare.sort_by_key(|i| std::cmp::Reverse(next[*i].0.keep_rank()));

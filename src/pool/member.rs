@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::config;
 use crate::event::{CheckId, Verdict};
 use crate::service::{Host, Listed, Note, Weight};
-use crate::snapshot::{Check, Health, MonitorState, Pooled, Server};
+use crate::snapshot::{Check, Health, Held, MonitorState, Pooled, Server};
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -19,7 +19,7 @@ pub(super) struct Member {
     /// Stands for an address that the kernel had when we came, under that address as its name, until a
     /// listed server turns out to have it or all listed servers turn out to have others.
     pub(super) unidentified: bool,
-    /// The list's, or the last one known.
+    /// What goes with `pooled`: see [`Member::weight_when`].
     pub(super) weight: Weight,
     pub(super) address: Option<IpAddr>,
     /// The resolver has said something of the name, good or bad.
@@ -30,7 +30,7 @@ pub(super) struct Member {
     presumed_up: bool,
     last_up: Option<Instant>,
     pub(super) pooled: Pooled,
-    /// Depooled by its list while it was pooled: the depool guard may hold it.
+    /// Depooled or drained by its list while it got new connections: the depool guard may hold it.
     pub(super) leaving: bool,
 }
 
@@ -86,23 +86,41 @@ impl Member {
         let mut member = Member::new(None, weight, monitors);
         member.set_address(address);
         member.unidentified = true;
-        member.adopt();
+        member.adopt(weight);
         member
     }
 
     /// The kernel has it pooled: it serves, and is taken as up until its monitors say otherwise.
-    pub(super) fn adopt(&mut self) {
+    pub(super) fn adopt(&mut self, weight: Weight) {
         self.presumed_up = true;
         self.pooled = Pooled::Yes;
+        self.weight = weight;
     }
 
     pub(super) fn enabled(&self) -> bool {
         self.listed.is_some_and(|listed| listed.enabled)
     }
 
-    /// The depool guard is told to let it go.
-    pub(super) fn confirmed(&self) -> bool {
-        self.note.as_ref().is_some_and(|note| note.confirmed)
+    /// It gets new connections, as last decided.
+    fn serves(&self) -> bool {
+        self.pooled.in_ipvs() && self.weight.get() > 0
+    }
+
+    /// Its list takes new connections from it, and nobody has told the depool guard to let it go.
+    pub(super) fn is_taken_out(&self) -> bool {
+        let asked = self.enabled() && self.listed.is_some_and(|listed| listed.weight.get() > 0);
+        let confirmed = self.note.as_ref().is_some_and(|note| note.confirmed);
+        self.serves() && !asked && !confirmed
+    }
+
+    /// The weight that goes with `pooled`: the list's, or the last one known if it is off the list. Whom the
+    /// guard holds goes on getting connections, so a 0 of the list does not count then.
+    pub(super) fn weight_when(&self, pooled: Pooled) -> Weight {
+        let guarded = matches!(pooled, Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp));
+        match self.listed {
+            Some(listed) if !guarded || listed.weight.get() > 0 => listed.weight,
+            Some(_) | None => self.weight,
+        }
     }
 
     pub(super) fn ready(&self) -> bool {

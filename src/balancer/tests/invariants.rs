@@ -1,11 +1,12 @@
 //! What must be true after every step of every test, PyBal's invariants and ours.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Story;
+use super::{Story, flat};
 use crate::config::DepoolGuard;
 use crate::event::Event;
-use crate::service::ServiceName;
+use crate::service::{Freshness, Host, Listing, ServiceName};
 use crate::snapshot::{Health, Held, Pooled, Server, Service, Snapshot};
 
 /// Of one moment.
@@ -13,6 +14,7 @@ pub(super) fn hold(story: &Story) {
     let snapshot = &story.snapshot;
     for (name, service) in &snapshot.services {
         pool(service);
+        guard(service, story.largest[&service.key()]);
         assert_eq!(snapshot.config.services.get(name), Some(&service.config));
     }
     assert_eq!(snapshot.config.services.len(), snapshot.services.len());
@@ -78,7 +80,9 @@ fn pool(service: &Service) {
                 assert!(ready && server.enabled() && !wanted, "{host}")
             }
             Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp) => {
-                assert!(ready && !server.enabled(), "{host}")
+                let confirmed = server.note.as_ref().is_some_and(|note| note.confirmed);
+                assert!(ready && !asked(server) && !confirmed, "{host}");
+                assert!(serves(server), "held, but without a weight: {host}");
             }
             Pooled::Held(Held::NamesUnresolved) => {
                 assert!(ready && server.listed.is_none(), "{host}")
@@ -104,18 +108,16 @@ fn pool(service: &Service) {
         );
     }
     if let Some(destinations) = &service.destinations {
-        let addresses: std::collections::BTreeSet<_> = servers
-            .clone()
-            .filter(|s| s.pooled.in_ipvs())
-            .filter_map(|s| s.address)
-            .collect();
+        let pooled = || servers.clone().filter(|s| s.pooled.in_ipvs());
+        let addresses: BTreeSet<_> = pooled().filter_map(|s| s.address).collect();
         assert_eq!(
-            destinations
-                .keys()
-                .copied()
-                .collect::<std::collections::BTreeSet<_>>(),
+            destinations.keys().copied().collect::<BTreeSet<_>>(),
             addresses
         );
+        for (address, weight) in &**destinations {
+            let served = pooled().any(|s| s.address == Some(*address) && serves(s));
+            assert_eq!(weight.get() > 0, served, "{address} {weight}: {service:?}");
+        }
     }
     let checked: Vec<_> = service
         .checks
@@ -131,48 +133,158 @@ fn pool(service: &Service) {
     }
 }
 
+/// Whether its list gives it new connections.
+fn asked(server: &Server) -> bool {
+    server.enabled() && server.listed.is_some_and(|listed| listed.weight.get() > 0)
+}
+
+fn held_by_guard(server: &Server) -> bool {
+    matches!(
+        server.pooled,
+        Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp)
+    )
+}
+
+/// Whether it gets new connections. Whom the guard holds does, and what the kernel has when a story begins.
+fn serves(server: &Server) -> bool {
+    match server.pooled {
+        Pooled::No => false,
+        Pooled::Yes | Pooled::Held(Held::DepoolThreshold) => {
+            server.listed.is_some_and(|listed| listed.weight.get() > 0)
+        }
+        Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp | Held::NamesUnresolved) => true,
+    }
+}
+
+fn serving(service: &Service) -> usize {
+    service.servers.values().filter(|s| serves(s)).count()
+}
+
+/// Whom the guard holds it holds for its line, and no more of them than that needs.
+fn guard(service: &Service, largest: usize) {
+    let held = service.servers.values().any(held_by_guard);
+    assert_eq!(held, service.guard.is_some(), "{service:?}");
+    let Some(guard) = service.guard else { return };
+    assert!(
+        guard.size >= service.size && guard.size <= largest,
+        "{guard:?} of {largest}"
+    );
+    let floor = line(service, guard.size, DepoolGuard::Floor);
+    let careful = |s: &Server| s.pooled == Pooled::Held(Held::StaleCatchUp);
+    let catch_up = service.servers.values().any(careful);
+    assert_ne!(service.config.depool_guard, DepoolGuard::Off);
+    let own = line(service, guard.size, service.config.depool_guard);
+    assert_eq!(guard.line, if catch_up { own.max(floor) } else { own });
+    let rather = |server: &&Server| {
+        let pooled = server.pooled != Pooled::Held(Held::DepoolThreshold);
+        pooled && serves(server)
+    };
+    let rather = service.servers.values().filter(rather).count();
+    assert!(rather <= guard.line, "held beyond the line: {service:?}");
+}
+
+fn line(service: &Service, size: usize, guard: DepoolGuard) -> usize {
+    let threshold = service.config.depool_threshold.get();
+    match guard {
+        DepoolGuard::Off => 0,
+        DepoolGuard::Last => 1,
+        #[expect(clippy::cast_precision_loss, reason = "a few servers")]
+        DepoolGuard::Floor => (0..=size)
+            .find(|n| *n as f64 >= size as f64 * threshold)
+            .expect("size itself"),
+    }
+}
+
 /// Of one step.
-pub(super) fn hold_over(before: &Snapshot, event: &Event, after: &Snapshot) {
-    if let Event::List { service, .. } = event {
-        let (Some(before), Some(after)) =
-            (before.services.get(service), after.services.get(service))
-        else {
-            return;
-        };
-        let pooled = |s: &Service| s.servers.values().filter(|s| s.pooled.in_ipvs()).count();
-        let larger = before.size.max(after.size);
-        let threshold = after.config.depool_threshold.get();
-        let line = match after.config.depool_guard {
-            DepoolGuard::Off => 0,
-            DepoolGuard::Last => 1,
-            #[expect(clippy::cast_precision_loss, reason = "a few servers")]
-            DepoolGuard::Floor => (0..=larger)
-                .find(|n| *n as f64 >= larger as f64 * threshold)
-                .expect("larger itself"),
-        };
-        // Below the line nobody goes whom only the list took out; health is the floor's matter.
-        let taken_over = |was: &Server| after.servers.values().any(|is| is.address == was.address);
-        for (host, was) in before
-            .servers
-            .iter()
-            .filter(|(_, was)| was.pooled.in_ipvs())
-        {
-            let is = after.servers.get(host);
-            let gone =
-                !is.is_some_and(|is| is.enabled() || is.pooled.in_ipvs()) && !taken_over(was);
-            assert!(
-                !gone || pooled(after) >= line,
-                "the guard let {host} go: {after:?}"
-            );
+pub(super) fn hold_over(before: &Snapshot, event: &Event, story: &Story) {
+    let after = &story.snapshot;
+    let events = flat(event);
+    let mut lists: BTreeMap<_, Vec<&Listing>> = BTreeMap::new();
+    for event in &events {
+        if let Event::List { service, list, .. } = event {
+            lists.entry(service).or_default().push(list);
         }
     }
-    // What an event did not touch is the very same value.
-    if let Event::Checked { service, .. } = event {
-        for (name, view) in before.services.iter().filter(|(name, _)| *name != service) {
-            assert!(
-                Arc::ptr_eq(view, &after.services[name]),
-                "{name} was touched by an event of {service}"
-            );
+    for (name, lists) in lists {
+        if let (Some(was), Some(is)) = (before.services.get(name), after.services.get(name)) {
+            nobody_goes_below_the_line(was, &lists, is);
         }
+    }
+    for service in after.services.values() {
+        let was = before
+            .services
+            .values()
+            .find(|was| was.key() == service.key());
+        revisions(was.map(|was| &**was), service, story);
+    }
+    // What an event did not touch is the very same value.
+    let touched = events.iter().map(|event| match event {
+        Event::Checked { service, .. }
+        | Event::List { service, .. }
+        | Event::SourceFailed { service, .. } => Some(service),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "those may touch several")]
+        _ => None,
+    });
+    let Some(touched) = touched.collect::<Option<BTreeSet<_>>>() else {
+        return;
+    };
+    for (name, view) in before
+        .services
+        .iter()
+        .filter(|(name, _)| !touched.contains(name))
+    {
+        assert!(
+            Arc::ptr_eq(view, &after.services[name]),
+            "{name} was touched by an event of {touched:?}"
+        );
+    }
+}
+
+/// Below the line nobody goes whom only the list took out; health is the floor's matter.
+fn nobody_goes_below_the_line(before: &Service, lists: &[&Listing], after: &Service) {
+    let larger = before.size.max(after.size);
+    let guard = after.config.depool_guard;
+    let mut least = line(after, larger, guard);
+    let late = |list: &&Listing| list.freshness == Freshness::CatchUp;
+    if lists.last().is_some_and(late) && guard != DepoolGuard::Off {
+        least = least.max(line(after, larger, DepoolGuard::Floor));
+    }
+    let confirms = |list: &Listing, host: &Host| {
+        let note = list.notes.get(host);
+        note.is_some_and(|note| note.confirmed)
+    };
+    let confirmed = |host: &Host| lists.iter().any(|list| confirms(list, host));
+    let taken_over = |was: &Server| after.servers.values().any(|is| is.address == was.address);
+    let served = before.servers.iter().filter(|(_, was)| serves(was));
+    for (host, was) in served.filter(|(host, _)| !confirmed(host)) {
+        let gone = match after.servers.get(host) {
+            Some(is) => !asked(is) && !serves(is),
+            None => !taken_over(was),
+        };
+        assert!(
+            !gone || serving(after) >= least,
+            "the guard let {host} go: {after:?}"
+        );
+    }
+}
+
+/// A revision counts as applied when the kernel was read to hold what is wanted by it, not before and not later.
+fn revisions(before: Option<&Service>, after: &Service, story: &Story) {
+    let Service {
+        revision,
+        applied_revision,
+        ..
+    } = after;
+    assert!(applied_revision <= revision, "{after:?}");
+    let read = story.in_kernel.get(&after.key());
+    if before.is_none_or(|before| before.applied_revision != *applied_revision)
+        && applied_revision.is_some()
+    {
+        assert_eq!(applied_revision, revision);
+        assert_eq!(read, after.destinations.as_ref(), "applied too early");
+    }
+    let same = |(read, wanted)| Arc::ptr_eq(read, wanted);
+    if read.zip(after.destinations.as_ref()).is_some_and(same) {
+        assert_eq!(applied_revision, revision, "not seen that it is applied");
     }
 }

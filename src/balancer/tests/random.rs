@@ -6,16 +6,15 @@ use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
 use crate::event::CheckId;
-use crate::service::Family;
+use crate::service::{Family, Freshness, Note};
 use crate::snapshot::Refusal;
 
 /// An event before it is known what checks and services there are.
 #[derive(Clone, Debug)]
 enum Step {
-    List {
-        service: u8,
-        hosts: Vec<(u8, bool, u32)>,
-    },
+    List(RandomList),
+    /// Several at once.
+    Together(Vec<RandomList>),
     SourceFailed {
         service: u8,
     },
@@ -57,12 +56,46 @@ enum Step {
     Stop,
 }
 
+#[derive(Clone, Debug)]
+struct RandomList {
+    service: u8,
+    hosts: Vec<(u8, bool, u32)>,
+    /// Whom the operator has confirmed, listed or not.
+    confirmed: Vec<u8>,
+    revision: Option<u64>,
+    freshness: Freshness,
+}
+
+fn list() -> impl Strategy<Value = RandomList> {
+    let hosts = prop::collection::vec((0..8u8, any::<bool>(), 0..3u32), 1..7);
+    let confirmed = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(0..8u8, 1..4),
+    ];
+    let revision = prop_oneof![1 => Just(None), 9 => (0..9u64).prop_map(Some)];
+    let age = Duration::from_secs(100);
+    let freshness = prop_oneof![
+        4 => Just(Freshness::Current),
+        2 => Just(Freshness::CatchUp),
+        1 => Just(Freshness::Saved { age }),
+    ];
+    (0..3u8, hosts, confirmed, revision, freshness).prop_map(
+        |(service, hosts, confirmed, revision, freshness)| RandomList {
+            service,
+            hosts,
+            confirmed,
+            revision,
+            freshness,
+        },
+    )
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let service = 0..3u8;
     let some = || prop::collection::vec(0..6u8, 0..5);
-    let hosts = prop::collection::vec((0..8u8, any::<bool>(), 0..3u32), 1..7);
     prop_oneof![
-        4 => (service.clone(), hosts).prop_map(|(service, hosts)| Step::List { service, hosts }),
+        4 => list().prop_map(Step::List),
+        1 => prop::collection::vec(list(), 1..4).prop_map(Step::Together),
         1 => service.clone().prop_map(|service| Step::SourceFailed { service }),
         4 => (4..8u8, prop::collection::vec(0..6u8, 1..3))
             .prop_map(|(host, addresses)| Step::Resolved { host, addresses }),
@@ -74,7 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
-        3 => (0..10u8).prop_map(|variant| Step::Configured { variant }),
+        3 => (0..11u8).prop_map(|variant| Step::Configured { variant }),
         1 => (0..20u8).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Stop),
     ]
@@ -106,6 +139,7 @@ fn variant(variant: u8) -> Config {
         6 => std::mem::swap(&mut text.name, &mut other.name),
         7 => return config([text, other, service("s2", "192.0.2.1", 8080)]),
         8 => other.key.port = 8080,
+        9 => text.servers = Servers::File("/pools/elsewhere.json".into()),
         _ => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
@@ -115,25 +149,44 @@ fn variant(variant: u8) -> Config {
 }
 
 impl Story {
+    /// `None`: there is no such service.
+    fn random_list(&self, list: &RandomList) -> Option<Event> {
+        let service = name(&format!("s{}", list.service));
+        self.snapshot.services.get(&service)?;
+        let entry = |(i, enabled, w): &(u8, bool, u32)| {
+            let (enabled, weight) = (*enabled, weight(*w));
+            (host_number(*i), Listed { enabled, weight })
+        };
+        let note = Note {
+            confirmed: true,
+            ..Note::default()
+        };
+        let list = Listing {
+            servers: list.hosts.iter().map(entry).collect(),
+            notes: (list.confirmed.iter())
+                .map(|i| (host_number(*i), note.clone()))
+                .collect(),
+            faults: BTreeMap::new(),
+            revision: list.revision,
+            freshness: list.freshness,
+        };
+        Some(self.list_event(service.as_str(), list))
+    }
+
     fn step(&mut self, step: &Step) {
         let known = |service: &u8| {
             let service = name(&format!("s{service}"));
             self.snapshot.services.get(&service).cloned()
         };
         match step {
-            Step::List { service, hosts } => {
-                let Some(view) = known(service) else { return };
-                let entry = |(i, enabled, w): &(u8, bool, u32)| {
-                    (
-                        host_number(*i),
-                        Listed {
-                            enabled: *enabled,
-                            weight: weight(*w),
-                        },
-                    )
-                };
-                let list = hosts.iter().map(entry).collect();
-                self.list(view.config.name.as_str(), list);
+            Step::List(list) => {
+                if let Some(event) = self.random_list(list) {
+                    self.event(event);
+                }
+            }
+            Step::Together(lists) => {
+                let events = lists.iter().filter_map(|list| self.random_list(list));
+                self.event(Event::Together(events.collect()));
             }
             Step::SourceFailed { service } => {
                 let Some(view) = known(service) else { return };
@@ -265,12 +318,13 @@ proptest! {
     })]
 
     #[test]
-    fn the_invariants_hold_whatever_happens(first in 0..10u8, steps in prop::collection::vec(step(), 1..120)) {
+    fn the_invariants_hold_whatever_happens(first in 0..11u8, steps in prop::collection::vec(step(), 1..120)) {
         let mut story = Story::new(variant(first));
+        let start = story.now;
         for step in &steps {
             story.step(step);
         }
-        let mut again = Story::new(variant(first));
+        let mut again = Story::at(start, variant(first));
         for step in &steps {
             again.step(step);
         }

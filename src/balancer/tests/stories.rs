@@ -4,7 +4,7 @@ use super::*;
 use crate::event::{Session, SessionState};
 use crate::snapshot::{Applied, Condition, Source};
 
-fn four_up() -> Story {
+pub(super) fn four_up() -> Story {
     let mut story = Story::started(config([service("text", "192.0.2.1", 80)]));
     story.list("text", servers(4));
     for i in 1..=4 {
@@ -139,7 +139,7 @@ fn without_monitors_a_server_is_up() {
         .check("text", "10.0.0.1 enabled/up/pooled");
 }
 
-fn disabled(mut list: ServerList, hosts: &[u8]) -> ServerList {
+pub(super) fn disabled(mut list: ServerList, hosts: &[u8]) -> ServerList {
     for i in hosts {
         list.insert(host(&format!("10.0.0.{i}")), listed(false));
     }
@@ -352,7 +352,7 @@ fn a_server_of_the_other_family_is_not_ready_and_says_why() {
 }
 
 /// The kernel has this for the service when we come.
-fn found(story: &mut Story, hosts: &[&str]) {
+pub(super) fn found(story: &mut Story, hosts: &[&str]) {
     let key = story.service("text").key();
     let destinations = addresses(hosts)
         .into_iter()

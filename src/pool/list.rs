@@ -1,0 +1,148 @@
+//! What a server list does to its pool: who is listed, who leaves, and how far the depool guard lets them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::member::Member;
+use super::{FIRST_CHECK_GRACE, Pool, floor, share};
+use crate::config::DepoolGuard;
+use crate::service::{Family, Freshness, Host, Listing};
+use crate::snapshot::{Guard, Held, Source};
+
+impl Pool {
+    /// A good list from the service's source.
+    pub(crate) fn set_list(&mut self, listing: &Listing, now: Instant) {
+        let list = &listing.servers;
+        self.take_freshness(listing, now);
+        self.take_revision(listing.revision);
+        self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
+        let note = |host: &Host| listing.notes.get(host).cloned().map(Arc::new);
+        // Lists that come at once are one change: what counts is what was last shown.
+        let old_size = self.view.as_ref().map_or(0, |view| view.size);
+        for (host, member) in &mut self.members {
+            if !list.contains_key(host) {
+                member.listed = None;
+                member.note = note(host);
+            }
+        }
+        for (host, listed) in list {
+            let new = || Member::new(None, listed.weight, &self.config.monitors);
+            let member = self.members.entry(host.clone()).or_insert_with(new);
+            member.listed = Some(*listed);
+            member.note = note(host);
+            member.unidentified = false;
+            if let Some(address) = host.literal() {
+                member.answered = true;
+                if Family::of(address) == self.config.key.family() {
+                    self.give_address(host, address);
+                } else {
+                    let family = self.config.key.family();
+                    member.unresolved = Some(format!("{host} is no {family} address").into());
+                }
+            }
+        }
+        self.size = Some(list.len());
+        self.mark_leaving(old_size);
+        let longest = self
+            .config
+            .monitors
+            .iter()
+            .map(|monitor| monitor.timeout())
+            .max()
+            .unwrap_or_default();
+        self.judge_by
+            .get_or_insert(now + longest + FIRST_CHECK_GRACE);
+    }
+
+    /// The source could not read a list; the last good one stays.
+    pub(crate) fn source_failed(&mut self, why: &str) {
+        let service = &self.config.name;
+        match self.size {
+            Some(_) => {
+                warn!(%service, fault = why, "no usable server list; the last good one stays");
+            }
+            None => {
+                warn!(%service, fault = why, "no usable server list, and there was none before");
+            }
+        }
+        if let Source::Saved { fault, .. } = &mut self.source {
+            *fault = Some(why.into());
+        } else {
+            self.source = Source::Failed(why.into());
+        }
+    }
+
+    fn take_freshness(&mut self, listing: &Listing, now: Instant) {
+        let service = &self.config.name;
+        self.source = match listing.freshness {
+            Freshness::Current | Freshness::CatchUp => Source::Good,
+            Freshness::Saved { age } => {
+                info!(%service, ?age, "the last server list that was saved is in force");
+                Source::Saved {
+                    age,
+                    read_at: now,
+                    fault: None,
+                }
+            }
+        };
+        // What came all at once is looked at as one change until its source says something else: that it
+        // says the same again, after a short absence say, confirms nothing.
+        let says_the_same = || {
+            let listed = self.members.iter();
+            listed
+                .filter_map(|(host, member)| Some((host, member.listed.as_ref()?)))
+                .eq(&listing.servers)
+        };
+        let source = &self.config.servers;
+        let goes_on = self.catch_up.as_ref() == Some(source) && says_the_same();
+        if listing.freshness == Freshness::CatchUp {
+            info!(%service, "the first server list after its source was away");
+        }
+        self.catch_up =
+            (listing.freshness == Freshness::CatchUp || goes_on).then(|| source.clone());
+    }
+
+    /// A store that was restored from a backup counts again from there: what was applied before says nothing then.
+    fn take_revision(&mut self, revision: Option<u64>) {
+        self.revision = revision;
+        self.applied_revision = self
+            .applied_revision
+            .filter(|applied| Some(*applied) <= revision);
+    }
+
+    /// Those that get new connections and, by the list, shall not (any longer) leave under the guard of the
+    /// larger pool.
+    pub(super) fn mark_leaving(&mut self, old_size: usize) {
+        for member in self.members.values_mut() {
+            member.leaving = member.is_taken_out();
+        }
+        if self.members.values().any(|member| member.leaving) {
+            let size = self.size.unwrap_or(0).max(old_size);
+            self.guarded_size = Some(self.guarded_size.unwrap_or(0).max(size));
+        }
+    }
+
+    /// The line for those that are leaving, and what it is said to hold them for.
+    pub(super) fn guard(&self) -> (Option<Guard>, Held) {
+        let (threshold, guard) = (self.config.depool_threshold, self.config.depool_guard);
+        let catch_up = self.catch_up.is_some() && guard != DepoolGuard::Off;
+        let guard = self.guarded_size.map(|size| {
+            let line = floor::guard(size, guard, threshold);
+            let careful = if catch_up {
+                floor::floor(size, threshold)
+            } else {
+                0
+            };
+            let line = line.max(careful);
+            Guard { size, line }
+        });
+        let why = if catch_up {
+            Held::StaleCatchUp
+        } else {
+            Held::DepoolGuard
+        };
+        (guard, why)
+    }
+}
