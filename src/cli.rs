@@ -2,7 +2,9 @@
 
 mod check;
 mod run;
+mod sync;
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,12 +15,16 @@ use clap::{Args, Parser, Subcommand};
 pub mod exit {
     /// EX_USAGE: the command line is wrong.
     pub const USAGE: u8 = 64;
-    /// EX_UNAVAILABLE: the kernel lacks something.
+    /// EX_DATAERR: a file that the command was given is wrong, or asks for what is not done unasked.
+    pub const DATA: u8 = 65;
+    /// EX_UNAVAILABLE: the kernel lacks something, or no endpoint of etcd answers.
     pub const UNAVAILABLE: u8 = 69;
     /// EX_SOFTWARE: a fault of our own.
     pub const SOFTWARE: u8 = 70;
     /// EX_OSERR: the system refused something else, a port or a file that is in use, say.
     pub const OS_ERROR: u8 = 71;
+    /// EX_TEMPFAIL: not done in the time there was; another try may do it.
+    pub const TEMPORARY: u8 = 75;
     /// EX_NOPERM: a capability is missing.
     pub const NO_PERMISSION: u8 = 77;
     /// EX_CONFIG: the configuration is wrong.
@@ -39,6 +45,8 @@ enum Command {
     Run(run::Run),
     /// Read a configuration and say what is in it, or every mistake with its line.
     Check(ConfigFile),
+    /// Make etcd have the servers that conftool's files list, and no others.
+    Sync(sync::Sync),
 }
 
 #[derive(Debug, Args)]
@@ -62,10 +70,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli {
             command: Command::Check(file),
         }) => check::main(&file.config),
+        Ok(Cli {
+            command: Command::Sync(sync),
+        }) => sync.main(),
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.
             let _ = refused.print();
             ExitCode::from(if refused.use_stderr() { exit::USAGE } else { 0 })
         }
     }
+}
+
+/// The error's text, then that of each cause.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
