@@ -1,6 +1,9 @@
 //! The configuration reader from outside: each rule with its message, the example that ships, and texts
 //! that are anything but a configuration.
 
+#[path = "config/etcd.rs"]
+mod etcd;
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,6 @@ mod check;
 mod run;
 mod sync;
 
-use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,15 +78,4 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if refused.use_stderr() { exit::USAGE } else { 0 })
         }
     }
-}
-
-/// The error's text, then that of each cause.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

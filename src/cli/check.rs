@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::exit;
 
-use crate::config::{Bgp, Config, Mistakes, Servers, Service};
+use crate::config::{Bgp, Config, Etcd, EtcdApi, Mistakes, Servers, Service};
 
 /// Why there is no summary.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,10 @@ fn summary(config: &Config, path: &Path, out: &mut impl Write) -> io::Result<()>
             Summary(service, config.bgp.as_ref())
         )?;
     }
+    match &config.etcd {
+        None => writeln!(out, "etcd: none")?,
+        Some(etcd) => etcd_of(etcd, out)?,
+    }
     match &config.bgp {
         None => writeln!(out, "bgp: none, nothing is announced")?,
         Some(bgp) => peers_of(bgp, out)?,
@@ -80,6 +84,25 @@ fn summary(config: &Config, path: &Path, out: &mut impl Write) -> io::Result<()>
         }
     )?;
     out.flush()
+}
+
+/// Endpoints as they were written: without the slash that a URL's text ends in.
+fn etcd_of(etcd: &Etcd, out: &mut impl Write) -> io::Result<()> {
+    let api = match etcd.api {
+        EtcdApi::V2 => "v2",
+        EtcdApi::V3 => "v3",
+    };
+    let endpoints: Vec<_> = etcd
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.as_str().trim_end_matches('/'))
+        .collect();
+    let (prefix, endpoints) = (&etcd.prefix, endpoints.join(", "));
+    write!(out, "etcd: {prefix} by API {api} at {endpoints}")?;
+    if let Some(user) = &etcd.user {
+        write!(out, ", as {user}")?;
+    }
+    writeln!(out)
 }
 
 fn peers_of(bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
@@ -150,6 +173,7 @@ mod tests {
         let expected = "good: 2 services, 1 BGP peer
 service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, no monitor, announced with MED 0
 service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, announced with MED 10
+etcd: /conftool/v1/pools by API v3 at https://etcd1.example.com:2379, https://etcd2.example.com:2379, https://etcd3.example.com:2379, as plimsoll
 bgp: AS 64600, router id 10.64.0.11
 peer 10.64.0.1: AS 14907, port 179
 api: 127.0.0.1:9090, [::1]:9090
@@ -158,6 +182,18 @@ api: 127.0.0.1:9090, [::1]:9090
             said(&path).unwrap(),
             format!("{}: {expected}", path.display())
         );
+    }
+
+    #[test]
+    fn says_that_there_is_no_etcd() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("small.toml");
+        let service =
+            "address = \"192.0.2.1\"\nport = 80\nprotocol = \"tcp\"\nscheduler = \"rr\"\n";
+        let text = format!("[service.web]\n{service}servers = \"file:///x\"\n");
+        std::fs::write(&path, text).unwrap();
+        let said = said(&path).unwrap();
+        assert!(said.contains("\netcd: none\nbgp: none"), "{said}");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 mod log;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use tracing::{error, info};
 
-use super::{ConfigFile, chain};
+use super::ConfigFile;
 use crate::daemon::{self, Options};
 use crate::snapshot::Mode;
 
@@ -77,4 +78,15 @@ impl Run {
             }
         }
     }
+}
+
+/// The error's text, then that of each cause.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }

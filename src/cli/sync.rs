@@ -22,7 +22,8 @@ use tokio::time::sleep;
 use self::object::Object;
 use self::plan::{Change, Plan, Removal, plan};
 use self::store::{Applied, BATCH, Store, StoreError};
-use super::{ConfigFile, chain, exit};
+use super::run::chain;
+use super::{ConfigFile, exit};
 use crate::backoff::Backoff;
 use crate::config::{Config, Etcd, EtcdApi};
 

@@ -40,13 +40,13 @@ pub(super) fn check(services: &[Draft<'_>], bgp: Option<&Table<'_>>, default_med
     }
 }
 
-/// Notes each service whose list is in etcd when there is no `[etcd]`.
-pub(super) fn etcd(services: &[Draft<'_>], there: bool) {
-    for draft in services.iter().filter(|_| !there) {
-        if let Some(Servers::Etcd(path)) = draft.service.as_ref().map(|service| &service.servers) {
-            draft.place.child("servers", draft.place.offset()).mistake(format_args!(
-                "etcd:{path}, but there is no [etcd]; write one, with endpoints = [\"https://etcd1.example.com:2379\"], say"
-            ));
+/// Notes each service whose list is in etcd: there is no `[etcd]`.
+pub(super) fn no_etcd(services: &[Draft<'_>]) {
+    for draft in services {
+        if let Some(Servers::Etcd(_)) = draft.service.as_ref().map(|service| &service.servers)
+            && let Some(place) = &draft.servers
+        {
+            place.mistake("there is no [etcd]; write one with endpoints");
         }
     }
 }

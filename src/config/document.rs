@@ -41,8 +41,10 @@ impl Config {
         Config::parse(&text(path, &name)?, &name)
     }
 
-    /// Only `[etcd]`, and the services if there are any: what a command needs that talks to etcd and not to the
-    /// kernel. On a real server the file may consist of this section alone.
+    /// Only `[etcd]`: what a command needs that talks to etcd and not to the kernel. On a real server the file
+    /// may consist of this section alone; on a balancer a mistake in another section is no reason that a
+    /// server cannot be depooled. A text that is not TOML is refused, wherever that shows: who knows what
+    /// else of it was read as it was not meant.
     pub fn read_etcd(path: &Path) -> Result<Arc<Etcd>, Mistakes> {
         let name = path.display().to_string();
         let text = text(path, &name)?;
@@ -139,7 +141,9 @@ fn config(root: &Table<'_>) -> Option<Config> {
         None => None,
         Some(bgp) => Some(bgp?),
     };
-    agreement::etcd(&drafts, root.get("etcd").is_some());
+    if root.get("etcd").is_none() && root.place.is_toml() {
+        agreement::no_etcd(&drafts);
+    }
     let etcd = match etcd {
         None => None,
         Some(etcd) => Some(etcd?),

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::reader::{Key, Node, Table, key};
 use super::spelling::quoted;
-use super::value::{self, Durations, TIMEOUT};
+use super::value::{self, Durations};
 use super::{Etcd, EtcdApi};
 
 pub(super) const KEYS: &[Key] = &[
@@ -28,6 +28,17 @@ pub(super) const KEYS: &[Key] = &[
 /// conftool's.
 const PREFIX: &str = "/conftool/v1/pools";
 
+/// What Plimsoll itself keeps in etcd stands below it.
+const OURS: &str = "/plimsoll";
+
+/// As long as an endpoint hangs, whoever waits for it is without etcd.
+const TIMEOUT: Durations = Durations {
+    least: Duration::from_millis(10),
+    most: Duration::from_secs(60),
+    whole_seconds: false,
+    example: "5s",
+};
+
 const STALE_AFTER: Durations = Durations {
     least: Duration::from_secs(1),
     most: Duration::from_secs(30 * 24 * 60 * 60),
@@ -43,7 +54,10 @@ pub(super) fn etcd(table: &Table<'_>) -> Option<Arc<Etcd>> {
     );
     let prefix = table.or("prefix", PREFIX.to_owned(), prefix);
     let api = table.or("api", EtcdApi::V3, |node| {
-        node.choice("API version", [("v3", EtcdApi::V3), ("v2", EtcdApi::V2)])
+        node.choice(
+            "version of etcd's API",
+            [("v3", EtcdApi::V3), ("v2", EtcdApi::V2)],
+        )
     });
     let ca = table.optional("ca", value::path);
     let (certificate, tls_key) = both(table, "certificate", "key", value::path, value::path);
@@ -59,15 +73,13 @@ pub(super) fn etcd(table: &Table<'_>) -> Option<Arc<Etcd>> {
     let tls = endpoints
         .iter()
         .any(|endpoint| endpoint.scheme() == "https");
-    if let Some(name) = ["ca", "certificate"]
-        .into_iter()
-        .find(|name| table.get(name).is_some())
+    let tls_only = ["ca", "certificate"]
+        .iter()
+        .find_map(|name| table.get(name));
+    if let Some(node) = tls_only
         && !tls
     {
-        table.place.missing(
-            name,
-            "is for https, and no endpoint is; write https:// or leave it out",
-        );
+        node.mistake("is for https, and no endpoint is; write https:// or leave it out");
     }
     Some(Arc::new(Etcd {
         endpoints,
@@ -142,8 +154,10 @@ fn endpoint(node: &Node<'_>) -> Option<Url> {
         "has a user in it; write user and password-file"
     } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         "has a path; write scheme, host and port alone"
-    } else if url.port().is_none() {
+    } else if !names_port(text) {
         "has no port; etcd's is 2379 as a rule"
+    } else if url.port() == Some(0) {
+        "has the port 0; etcd's is 2379 as a rule"
     } else {
         return Some(url);
     };
@@ -151,9 +165,17 @@ fn endpoint(node: &Node<'_>) -> Option<Url> {
     None
 }
 
+/// Whether a good URL says its port; [`Url::port`] does not tell of 80 and 443.
+fn names_port(url: &str) -> bool {
+    let digits = |c: char| c.is_ascii_digit();
+    let rest = url.trim_end_matches('/').trim_end_matches(digits);
+    // Not the colon of https://, and an IPv6 address ends in a bracket.
+    rest.ends_with(':') && rest.len() < url.trim_end_matches('/').len()
+}
+
 fn prefix(node: &Node<'_>) -> Option<String> {
-    let text = node.string("a directory in etcd", PREFIX)?;
-    let text = text.strip_suffix('/').unwrap_or(text);
+    let found = node.string("a directory in etcd", PREFIX)?;
+    let text = found.strip_suffix('/').unwrap_or(found);
     let good = |part: &str| {
         !part.is_empty() && !part.contains(|c: char| c.is_control() || c.is_whitespace())
     };
@@ -161,7 +183,18 @@ fn prefix(node: &Node<'_>) -> Option<String> {
     if parts != Some(true) {
         node.mistake(format_args!(
             "{} is not a directory in etcd; write one like {PREFIX:?}",
-            quoted(text)
+            quoted(found)
+        ));
+        return None;
+    }
+    if text == OURS
+        || text
+            .strip_prefix(OURS)
+            .is_some_and(|rest| rest.starts_with('/'))
+    {
+        node.mistake(format_args!(
+            "{} is where Plimsoll keeps its own keys; write one like {PREFIX:?}",
+            quoted(found)
         ));
         return None;
     }
@@ -171,10 +204,12 @@ fn prefix(node: &Node<'_>) -> Option<String> {
 fn user(node: &Node<'_>) -> Option<String> {
     let text = node.string("a user's name", "plimsoll")?;
     if text.is_empty() || text.contains(|c: char| c == ':' || c.is_control()) {
-        node.mistake(format_args!(
-            "{} is no user's name; write one without colons",
-            quoted(text)
-        ));
+        let right = if text.is_empty() {
+            "leave it out if etcd asks for none"
+        } else {
+            "write one without colons"
+        };
+        node.mistake(format_args!("{} is no user's name; {right}", quoted(text)));
         return None;
     }
     Some(text.to_owned())

@@ -189,10 +189,15 @@ impl<'a> Place<'a> {
     /// Notes that `key` is not there. Says nothing in a file that is not TOML throughout: there the
     /// key may well be in what could not be read.
     pub(super) fn missing(&self, key: &str, text: impl Display) {
-        if !self.report.any_not_toml() {
+        if self.is_toml() {
             self.report
                 .note(&join(&self.path, key), self.offset, text.to_string());
         }
+    }
+
+    /// Whether the whole file is TOML. If not, what is not there may be in what could not be read.
+    pub(super) fn is_toml(&self) -> bool {
+        !self.report.any_not_toml()
     }
 
     pub(super) fn offset(&self) -> usize {

@@ -9,6 +9,7 @@ use super::Servers;
 use super::reader::{Key, Node, Table, key};
 use super::spelling::quoted;
 use super::value;
+use crate::conftool::PoolPath;
 use crate::service::{Family, Host, Listed, ServerList, Weight};
 
 pub(super) const KEYS: &[Key] = &[key("host"), key("weight"), key("enabled")];
@@ -57,10 +58,12 @@ fn elsewhere(node: &Node<'_>, inline_right: &str) -> Option<Servers> {
         return None;
     }
     if let Some(path) = text.strip_prefix("etcd:") {
-        return match path.parse() {
+        return match path.parse::<PoolPath>() {
             Ok(path) => Some(Servers::Etcd(path)),
-            Err(error) => {
-                node.mistake(format_args!("{error}"));
+            Err(_) => {
+                node.mistake(format_args!(
+                    "{found} is not etcd:DC/CLUSTER/SERVICE; write one like {IN_ETCD:?}"
+                ));
                 None
             }
         };

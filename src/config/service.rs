@@ -29,6 +29,8 @@ pub(super) struct Draft<'a> {
     pub(super) address: Option<IpAddr>,
     pub(super) key: Option<VirtualService>,
     pub(super) announce: Option<Announce>,
+    /// Where `servers` stands.
+    pub(super) servers: Option<Place<'a>>,
     /// `None`: something was wrong, and has been noted.
     pub(super) service: Option<Service>,
 }
@@ -89,6 +91,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
         address,
         key,
         announce,
+        servers: table.get("servers").map(|node| node.place().clone()),
         service: service(),
     }
 }

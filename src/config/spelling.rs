@@ -3,6 +3,9 @@
 /// The most characters that are quoted of any text.
 pub(super) const QUOTED: usize = 80;
 
+/// The fewest letters that say which word they begin.
+const BEGINNING: usize = 4;
+
 /// The text in quotes, its control characters escaped, the rest of a long one left out.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
@@ -11,16 +14,24 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// The word that `text` is a misspelling of, if it is near to any.
+/// The word that `text` is a misspelling of, if it is near to any, or else the only one that it begins.
 pub(super) fn nearest<'a>(text: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if text.chars().nth(QUOTED).is_some() {
         return None;
     }
     let text = plain(text);
-    let distance = |word: &'a str| (strsim::osa_distance(&text, &plain(word)), word);
-    let (distance, word) = words.into_iter().map(distance).min()?;
+    let words: Vec<&str> = words.into_iter().collect();
+    let distance = |word: &&'a str| (strsim::osa_distance(&text, &plain(word)), *word);
+    let (distance, word) = words.iter().map(distance).min()?;
     let letters = word.chars().count().min(text.chars().count());
-    (distance <= letters / 3).then_some(word)
+    if distance <= letters / 3 {
+        return Some(word);
+    }
+    let mut begun = words.iter().filter(|word| plain(word).starts_with(&text));
+    match (begun.next(), begun.next()) {
+        (Some(word), None) if text.len() >= BEGINNING => Some(word),
+        _ => None,
+    }
 }
 
 /// Without what differs between `depool-threshold`, `depool_threshold` and `DepoolThreshold`.
@@ -46,6 +57,9 @@ mod tests {
             ("ProxyFetch", Some("proxy-fetch")),
             ("proxy_fetch", Some("proxy-fetch")),
             ("wr", None),
+            ("sched", Some("scheduler")),
+            ("proxy", Some("proxy-fetch")),
+            ("add", None),
             ("wrrr", Some("wrr")),
             ("colour", None),
             ("", None),
