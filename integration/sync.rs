@@ -1,6 +1,12 @@
 //! `plimsoll sync` against a real etcd: what it makes, what it leaves alone, what it refuses; and beside the
 //! real conftool-sync.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "in a test a panic is the message, and what runs beside it has the system's clock"
+)]
+
 #[expect(dead_code, unreachable_pub, reason = "other tests use the rest of it")]
 mod cluster;
 mod conftool;

@@ -14,16 +14,16 @@ use clap::{Args, Parser, Subcommand};
 pub mod exit {
     /// EX_USAGE: the command line is wrong.
     pub const USAGE: u8 = 64;
-    /// EX_DATAERR: a file that the command was given is wrong, or asks for what is not done unasked.
+    /// EX_DATAERR: what is read or was edited is not what it should be.
     pub const DATA: u8 = 65;
-    /// EX_UNAVAILABLE: the kernel lacks something, or no endpoint of etcd answers.
+    /// EX_UNAVAILABLE: the kernel lacks something, or etcd does not do what it is asked for.
     pub const UNAVAILABLE: u8 = 69;
     /// EX_SOFTWARE: a fault of our own.
     pub const SOFTWARE: u8 = 70;
     /// EX_OSERR: the system refused something else, a port or a file that is in use, say.
     pub const OS_ERROR: u8 = 71;
-    /// EX_TEMPFAIL: not done in the time there was; another try may do it.
-    pub const TEMPORARY: u8 = 75;
+    /// EX_CANTCREAT: others kept writing the same object.
+    pub const CANNOT_CREATE: u8 = 73;
     /// EX_NOPERM: a capability is missing.
     pub const NO_PERMISSION: u8 = 77;
     /// EX_CONFIG: the configuration is wrong.

@@ -23,8 +23,8 @@ fn check_all(rules: &[(&str, &str)]) {
 }
 
 fn parsed(text: &str) -> Etcd {
-    let config = Config::parse(text, "FILE").unwrap();
-    Etcd::clone(&config.etcd.unwrap())
+    let config = Config::parse(text, "FILE").expect("it is good");
+    Etcd::clone(&config.etcd.expect("there is one"))
 }
 
 #[test]
@@ -368,9 +368,9 @@ stale-after = "2min"
 
 /// What [`Config::read_etcd`] says of a file, without the file's name.
 fn alone(text: &str) -> Result<Etcd, String> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a folder");
     let path = directory.path().join("plimsoll.toml");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text).expect("a file");
     match Config::read_etcd(&path) {
         Ok(etcd) => Ok(Etcd::clone(&etcd)),
         Err(mistakes) => Err(mistakes

@@ -36,7 +36,7 @@ Exit codes:
   0   etcd has what the files list
   65  a file is missing, empty or wrong, or servers were kept that --force removes; the rest was done
   69  no endpoint of etcd answers
-  75  others kept changing the same objects
+  73  others kept changing the same objects
   78  the configuration is wrong")]
 pub(super) struct Sync {
     /// Where the folder `node` is, with a file *.yaml for each data centre: `dc: cluster: host: [services]`.
@@ -263,7 +263,7 @@ impl Outcome {
     fn code(&self, faulty: bool) -> u8 {
         match &self.failure {
             Some(Failure::Read(_) | Failure::Busy(Some(_))) => exit::UNAVAILABLE,
-            Some(Failure::Busy(None)) => exit::TEMPORARY,
+            Some(Failure::Busy(None)) => exit::CANNOT_CREATE,
             None if faulty || !self.plan.held.is_empty() => exit::DATA,
             None => 0,
         }
