@@ -120,7 +120,8 @@ pub fn password(path: &Path) -> Result<String, ConnectError> {
     })
 }
 
-fn contents(key: &'static str, path: &Path) -> Result<Vec<u8>, ConnectError> {
+/// A file that `[etcd]` names under this key. Blocks, as files do.
+pub fn contents(key: &'static str, path: &Path) -> Result<Vec<u8>, ConnectError> {
     std::fs::read(path).map_err(|cause| ConnectError::File {
         key,
         path: path.to_owned(),
