@@ -1,8 +1,9 @@
 //! The real conftool, in a virtual environment of the tests' own: from PyPI, once, below `target`.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -18,10 +19,14 @@ pub(crate) struct Conftool {
 impl Conftool {
     /// For the endpoint `http://127.0.0.1:PORT`.
     pub(crate) fn new(endpoint: &str) -> Conftool {
-        let folder = tempfile::tempdir().expect("a folder");
         let port = endpoint.rsplit(':').next().expect("a port");
+        Conftool::with(&format!("host: 127.0.0.1\nport: {port}\nprotocol: http\n"))
+    }
+
+    /// For what its file `etcdrc` says.
+    pub(crate) fn with(text: &str) -> Conftool {
+        let folder = tempfile::tempdir().expect("a folder");
         let etcdrc = folder.path().join("etcdrc");
-        let text = format!("host: 127.0.0.1\nport: {port}\nprotocol: http\n");
         fs::write(&etcdrc, text).expect("a file");
         let config = format!(
             "driver_options: {{etcd_config_file: {}}}\n",
@@ -44,6 +49,33 @@ impl Conftool {
         run.expect("it is installed")
     }
 
+    /// `confctl ARGUMENTS`, with yes for an answer to each question.
+    pub(crate) fn confctl(&self, arguments: &[&str]) -> Output {
+        let mut run = Command::new(self.programs.join("confctl"))
+            .args(["--config".as_ref(), self.config().as_os_str()])
+            .args(["--schema".as_ref(), self.schema().as_os_str()])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it is installed");
+        let mut answers = run.stdin.take().expect("a pipe");
+        // Who asks nothing may have ended before it was answered.
+        drop(answers.write_all(b"y\n"));
+        drop(answers);
+        run.wait_with_output().expect("it ends")
+    }
+
+    /// A program in Python that has conftool to import; the configuration is its first argument.
+    pub(crate) fn python(&self, program: &str) -> Output {
+        let run = Command::new(self.programs.join("python"))
+            .args(["-c", program])
+            .arg(self.config())
+            .output();
+        run.expect("it is installed")
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("config.yaml")
     }
@@ -60,8 +92,7 @@ fn environment() -> PathBuf {
     let environment = target.join("conftool");
     let done = environment.join("installed");
     let file = File::create(target.join("conftool.lock")).expect("a lock");
-    let lock = Flock::lock(file, FlockArg::LockExclusive);
-    let _lock = lock.map_err(|(_, error)| error).expect("a lock");
+    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
     if fs::read_to_string(&done).is_ok_and(|text| text == PACKAGE) {
         return environment;
     }
