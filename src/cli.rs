@@ -1,6 +1,7 @@
 //! The command line: what may be said, and which exit code follows. One file a subcommand.
 
 mod check;
+mod ctl;
 mod run;
 mod sync;
 
@@ -12,10 +13,14 @@ use clap::{Args, Parser, Subcommand};
 
 /// Exit codes, by the names of sysexits.h.
 pub mod exit {
+    /// The one who was asked said no.
+    pub const NOT_CONFIRMED: u8 = 1;
     /// EX_USAGE: the command line is wrong.
     pub const USAGE: u8 = 64;
     /// EX_DATAERR: what is read or was edited is not what it should be.
     pub const DATA: u8 = 65;
+    /// EX_NOINPUT: there is no such object.
+    pub const NO_INPUT: u8 = 66;
     /// EX_UNAVAILABLE: the kernel lacks something, or etcd does not do what it is asked for.
     pub const UNAVAILABLE: u8 = 69;
     /// EX_SOFTWARE: a fault of our own.
@@ -24,7 +29,9 @@ pub mod exit {
     pub const OS_ERROR: u8 = 71;
     /// EX_CANTCREAT: others kept writing the same object.
     pub const CANNOT_CREATE: u8 = 73;
-    /// EX_NOPERM: a capability is missing.
+    /// EX_TEMPFAIL: not done in the time that was given.
+    pub const TEMPORARY: u8 = 75;
+    /// EX_NOPERM: a capability is missing, or the depool guard stands against it.
     pub const NO_PERMISSION: u8 = 77;
     /// EX_CONFIG: the configuration is wrong.
     pub const CONFIG: u8 = 78;
@@ -46,6 +53,8 @@ enum Command {
     Check(ConfigFile),
     /// Make etcd have the servers that conftool's files list, and no others.
     Sync(sync::Sync),
+    /// Show and change servers in etcd, as confctl does: pool, depool, weigh.
+    Ctl(ctl::Ctl),
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +71,7 @@ struct ConfigFile {
 
 /// Does what the arguments say, the program's name among them, and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Cli::try_parse_from(arguments) {
+    match Cli::try_parse_from(ctl::as_confctl(arguments)) {
         Ok(Cli {
             command: Command::Run(run),
         }) => run.main(),
@@ -72,6 +81,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli {
             command: Command::Sync(sync),
         }) => sync.main(),
+        Ok(Cli {
+            command: Command::Ctl(ctl),
+        }) => ctl.main(),
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.
             let _ = refused.print();

@@ -1,0 +1,63 @@
+//! What a command says and asks. A reader that went away does not stop a change halfway: the first line
+//! that cannot be written is remembered.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+pub(super) struct Say {
+    quiet: bool,
+    fault: Option<io::Error>,
+}
+
+impl Say {
+    pub(super) fn new(quiet: bool) -> Say {
+        Say { quiet, fault: None }
+    }
+
+    /// One line of the answer.
+    pub(super) fn line(&mut self, line: &str) {
+        let mut out = io::stdout().lock();
+        if let Err(fault) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            self.fault.get_or_insert(fault);
+        }
+    }
+
+    /// Something that the operator had better know, to standard error, unless he is for quiet.
+    pub(super) fn note(&self, line: &str) {
+        if !self.quiet {
+            self.fault(line);
+        }
+    }
+
+    /// What went wrong, to standard error.
+    #[expect(
+        clippy::print_stderr,
+        reason = "what a command says goes to its standard error"
+    )]
+    pub(super) fn fault(&self, line: &str) {
+        eprintln!("{line}");
+    }
+
+    /// Asks on the terminal and gives the answer without its blanks; nothing at the end of the input.
+    pub(super) fn ask(&mut self, prompt: &str) -> String {
+        let mut out = io::stdout().lock();
+        if let Err(fault) = write!(out, "{prompt}").and_then(|()| out.flush()) {
+            self.fault.get_or_insert(fault);
+        }
+        let mut answer = String::new();
+        // What cannot be read is no consent.
+        match io::stdin().lock().read_line(&mut answer) {
+            Ok(_) => answer.trim().to_owned(),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// Whether somebody can be asked.
+    pub(super) fn is_terminal() -> bool {
+        io::stdin().is_terminal() && io::stdout().is_terminal()
+    }
+
+    /// The first line that could not be written.
+    pub(super) fn into_fault(self) -> Option<io::Error> {
+        self.fault
+    }
+}
