@@ -204,6 +204,131 @@ async fn and_in_json() {
     assert!(head.contains("text/plain"), "{head}");
 }
 
+/// A service from etcd of which much is to be told, and one from disk.
+fn telling() -> Snapshot {
+    let servers = [
+        "cp1 up pooled",
+        "cp2 disabled up guarded",
+        "cp3 gone up late",
+    ];
+    let web = sample::edit(sample::service("web", 0.5, &servers), |web| {
+        web.guard = Some(snapshot::Guard { size: 4, line: 3 });
+        web.revision = Some(12);
+        web.applied_revision = Some(11);
+        let fault = "pooled is \"maybe\"".to_owned();
+        web.list_faults = Arc::new([("eqiad/text/nginx/cp4".to_owned(), fault)].into());
+        let servers = Arc::make_mut(&mut web.servers);
+        servers.get_mut("cp2").unwrap().note = Some(Arc::new(service::Note {
+            reason: Some("disk\nT1".into()),
+            until: Some("2026-01-01T00:00:00Z".into()),
+            confirmed: false,
+        }));
+    });
+    let dns = sample::edit(sample::service("dns", 0.0, &["b up pooled"]), |dns| {
+        dns.source = snapshot::Source::Saved {
+            age: Duration::from_secs(7200),
+            read_at: sample::now(),
+            fault: None,
+        };
+    });
+    sample::snapshot([web, dns])
+}
+
+#[tokio::test]
+async fn our_own_words_stand_beside_pybals() {
+    let api = Api::start(Limits::default(), telling()).await;
+    // PyBal's shapes know nothing of it.
+    let pybals = "cp1:\tenabled/up/pooled\ncp2:\tdisabled/up/pooled\ncp3:\tdisabled/up/pooled\n";
+    assert_eq!(api.text("/pools/web").await, (200, pybals.to_owned()));
+    let cp2 = serde_json::json!({"pooled": true, "weight": 10, "up": true, "enabled": false});
+    assert_eq!(api.json("/pools/web/cp2").await, (200, cp2));
+
+    let (status, all) = api.text("/services").await;
+    assert_eq!(status, 200);
+    let (dns, web) = all.trim_end().split_once('\n').unwrap();
+    assert!(
+        dns.starts_with("dns:\thealthy, 1 pooled of 1, list saved 2h"),
+        "{dns}"
+    );
+    let summary = "healthy, 3 pooled of 2, list good, revision 12, applied 11, bad entries: 1";
+    assert_eq!(web, format!("web:\t{summary}"));
+    let cp2 = "disabled/up/pooled, weight 10, held: depool-guard, \
+               reason: disk, T1, until: 2026-01-01T00:00:00Z";
+    let whole = format!(
+        "{summary}\n\
+         floor 0, guard 3 of 4\n\
+         bad entry eqiad/text/nginx/cp4: pooled is \"maybe\"\n\
+         \n\
+         cp1:\tenabled/up/pooled, weight 10\n\
+         cp2:\t{cp2}\n\
+         cp3:\tdisabled/up/pooled, in IPVS 10, held: stale-catch-up\n"
+    );
+    assert_eq!(api.text("/services/web").await, (200, whole));
+    assert_eq!(
+        api.text("/services/web/cp2").await,
+        (200, format!("{cp2}\n"))
+    );
+
+    let (_, web) = api.json("/services/web").await;
+    let list = &web["summary"]["list"];
+    assert_eq!(
+        (&list["revision"], &list["applied_revision"]),
+        (&12.into(), &11.into())
+    );
+    assert_eq!(web["guard"], serde_json::json!({"size": 4, "line": 3}));
+    assert_eq!(
+        web["bad_entries"]["eqiad/text/nginx/cp4"],
+        "pooled is \"maybe\""
+    );
+    let (_, cp2) = api.json("/services/web/cp2").await;
+    assert_eq!(cp2, web["servers"]["cp2"]);
+    assert_eq!(
+        (&cp2["held"], &cp2["reason"]),
+        (&"depool-guard".into(), &"disk\nT1".into())
+    );
+    assert_eq!(web["servers"]["cp3"]["held"], "stale-catch-up");
+    let (_, all) = api.json("/services").await;
+    assert_eq!(all["dns"]["list"]["state"], "saved");
+    assert!(all["dns"]["list"]["age_seconds"].as_u64().unwrap() >= 7200);
+    assert_eq!(all["web"], web["summary"]);
+
+    let gone = (404, "The desired url was not found".to_owned());
+    for path in ["/services/none", "/services/web/none", "/services/none/cp1"] {
+        assert_eq!(api.text(path).await, gone, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn alerts_and_metrics_of_lists() {
+    let api = Api::start(Limits::default(), telling()).await;
+    let (_, alerts) = api.text("/alerts").await;
+    for expected in [
+        "WARNING - ",
+        "web: Against the server list, depool-guard keeps cp2 pooled. ",
+        "web: Taken out while the source was away, but kept: cp3, \
+         2 of 4 would be left and the line is 3, reverse it",
+        "web: The entry eqiad/text/nginx/cp4 cannot be used: pooled is \"maybe\". ",
+        "lists: Saved ones are in force for 1 services, the oldest is 2h",
+    ] {
+        assert!(
+            alerts.contains(expected),
+            "{expected} is missing in\n{alerts}"
+        );
+    }
+    let (_, _, metrics) = api.ask("GET", "/metrics", "").await;
+    for expected in [
+        r#"plimsoll_service_list_revision{service="web"} 12"#,
+        r#"plimsoll_service_list_applied_revision{service="web"} 11"#,
+        r#"plimsoll_service_list_bad_entries{service="web"} 1"#,
+        r#"plimsoll_service_list_saved_age_seconds{service="dns"} 72"#,
+        r#"plimsoll_service_list_good{service="dns"} 0"#,
+        r#"plimsoll_service_servers_held{service="web",reason="stale-catch-up"} 1"#,
+    ] {
+        let found = metrics.lines().any(|line| line.starts_with(expected));
+        assert!(found, "{expected} is missing in\n{metrics}");
+    }
+}
+
 #[tokio::test]
 async fn methods() {
     let api = Api::pools().await;

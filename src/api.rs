@@ -12,6 +12,7 @@ mod accept;
 mod answer;
 mod body;
 mod connections;
+mod detail;
 mod json;
 mod metrics;
 mod patience;

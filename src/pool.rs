@@ -5,6 +5,7 @@
 //! - wanted ⇒ pooled.
 //! - at least min(floor, enabled and ready) servers are pooled, whatever happened.
 //! - a held server is let go as soon as the line holds without it.
+//! - no list takes new connections from more servers than the depool guard allows, by whatever words.
 
 mod floor;
 mod list;

@@ -80,7 +80,7 @@ pub struct Service {
 }
 
 /// What an administrative change is measured by while some of it is held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Guard {
     /// The servers that the line is reckoned from: the larger of the list's old and new number.
     pub size: usize,
@@ -240,6 +240,27 @@ pub enum Source {
     },
     /// The last good list, if there was one, stays.
     Failed(Arc<str>),
+}
+
+impl Source {
+    /// How old the list is, if it is one that was saved.
+    pub fn saved_age(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Source::Saved { age, read_at, .. } => {
+                Some(*age + now.saturating_duration_since(*read_at))
+            }
+            Source::Waiting | Source::Good | Source::Failed(_) => None,
+        }
+    }
+
+    /// What the source said last, if that was no list.
+    pub fn fault(&self) -> Option<&Arc<str>> {
+        match self {
+            Source::Failed(fault) => Some(fault),
+            Source::Saved { fault, .. } => fault.as_ref(),
+            Source::Waiting | Source::Good => None,
+        }
+    }
 }
 
 /// How well a service, or all services of an address, can be served.

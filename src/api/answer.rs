@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -14,16 +15,17 @@ use super::accept::Form;
 use super::body::{Answer, Content};
 use super::metrics::{self, Pages};
 use super::resource::Resource;
-use super::{json, text};
+use super::{detail, json, text};
 
 /// PyBal's words for what is not there.
 const NOT_FOUND: &str = "The desired url was not found";
 const NOT_ALLOWED: &str = "Only GET and HEAD are allowed";
 
-/// The body of the request is not looked at.
+/// The body of the request is not looked at. `now`: what ages are told by.
 pub(super) fn answer<B>(
     request: &Request<B>,
     snapshot: Arc<Snapshot>,
+    now: Instant,
     busy: Arc<AtomicBool>,
 ) -> Response<Answer> {
     let form = Form::wanted(request.headers());
@@ -38,7 +40,7 @@ pub(super) fn answer<B>(
     let resource = Resource::of(request.uri().path());
     if resource == Resource::Metrics {
         let pages = Content::Metrics {
-            pages: Pages::new(snapshot),
+            pages: Pages::new(snapshot, now),
             pause: false,
         };
         return response(
@@ -47,7 +49,7 @@ pub(super) fn answer<B>(
             Answer::new(pages, busy),
         );
     }
-    match found(&resource, &snapshot, form) {
+    match found(&resource, &snapshot, form, now) {
         Some(text) => worded(StatusCode::OK, form, text, busy),
         None => worded(StatusCode::NOT_FOUND, form, error(NOT_FOUND, form), busy),
     }
@@ -75,7 +77,7 @@ fn response(status: StatusCode, content_type: &'static str, body: Answer) -> Res
 }
 
 /// `None`: there is no such thing.
-fn found(resource: &Resource, snapshot: &Snapshot, form: Form) -> Option<String> {
+fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> Option<String> {
     match resource {
         Resource::Pools => Some(match form {
             Form::Text => text::pools(snapshot),
@@ -96,8 +98,18 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form) -> Option<String>
                 Form::Json => json::server(service, server),
             })
         }
+        Resource::Services => Some(detail::services(snapshot, form, now)),
+        Resource::Service(name) => {
+            let service = snapshot.services.get(name.as_str())?;
+            Some(detail::service(service, form, now))
+        }
+        Resource::ServiceServer { service, host } => {
+            let service = snapshot.services.get(service.as_str())?;
+            let server = service.servers.get(host.as_str())?;
+            Some(detail::server(service, server, form))
+        }
         Resource::Alerts => {
-            let (status, message) = summary(&snapshot.alerts());
+            let (status, message) = summary(&snapshot.alerts(now));
             Some(match form {
                 Form::Text => text::alerts(status, &message),
                 Form::Json => json::alerts(status, &message),
@@ -141,14 +153,14 @@ fn summary(alerts: &[Alert]) -> (&'static str, String) {
 
 #[cfg(test)]
 mod tests {
-    use crate::snapshot::sample::{service, snapshot};
+    use crate::snapshot::sample::{now, service, snapshot};
 
     use super::*;
 
     #[test]
     fn pybals_alerts_and_ours_among_them() {
         let check = |snapshot: &Snapshot, expected: &str| {
-            let (status, message) = summary(&snapshot.alerts());
+            let (status, message) = summary(&snapshot.alerts(now()));
             assert_eq!(text::alerts(status, &message), expected);
         };
         let healthy = || service("ok", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::snapshot::Snapshot;
@@ -99,7 +100,7 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let snapshot = snapshots.borrow().clone();
-        let answer = answer(&request, snapshot, busy.clone());
+        let answer = answer(&request, snapshot, Instant::now().into_std(), busy.clone());
         async { Ok::<_, Infallible>(answer) }
     });
     let io = TokioIo::new(Patient::new(stream, limits.stalled));

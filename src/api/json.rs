@@ -82,7 +82,7 @@ struct Error<'a> {
     error: &'a str,
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     // Cannot fail: all keys are strings, and nothing here serializes by code of its own.
     serde_json::to_string(value).expect("plain data is JSON")
 }

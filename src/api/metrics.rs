@@ -6,6 +6,7 @@ mod families;
 use std::fmt;
 use std::slice;
 use std::sync::Arc;
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -22,7 +23,7 @@ use families::FAMILIES;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Services, or their servers, a page: some 20 KiB of text, a fraction of a millisecond of work.
+/// Services, or their servers, a page: 20 to 40 KiB of text, a fraction of a millisecond of work.
 const PAGE: usize = 128;
 
 /// A metric family: its name without `plimsoll_` and `_total`, what it says, and how it is read.
@@ -44,6 +45,8 @@ enum Samples {
 /// The text of one snapshot, page by page.
 pub(super) struct Pages {
     snapshot: Arc<Snapshot>,
+    /// What ages are told by.
+    now: Instant,
     families: slice::Iter<'static, Family>,
     /// The family that is being written, and the first service that is still to come.
     rest: Option<(&'static Family, ServiceName)>,
@@ -51,9 +54,10 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Pages {
+    pub(super) fn new(snapshot: Arc<Snapshot>, now: Instant) -> Pages {
         Pages {
             snapshot,
+            now,
             families: FAMILIES.iter(),
             rest: None,
             ended: false,
@@ -68,6 +72,7 @@ impl Pages {
         let mut part = Part {
             family,
             snapshot: snapshot.clone(),
+            now: self.now,
             services: Vec::new(),
         };
         let mut room = PAGE;
@@ -127,6 +132,7 @@ fn encoded(part: Part, with_head: bool) -> String {
 struct Part {
     family: &'static Family,
     snapshot: Arc<Snapshot>,
+    now: Instant,
     services: Vec<(ServiceName, Arc<Service>)>,
 }
 
@@ -144,7 +150,10 @@ impl Collector for Part {
             kind,
             samples,
         } = self.family;
-        let mut writer = Writer(encoder.encode_descriptor(name, help, None, *kind)?);
+        let mut writer = Writer {
+            encoder: encoder.encode_descriptor(name, help, None, *kind)?,
+            now: self.now,
+        };
         match samples {
             Samples::Whole(write) => write(&self.snapshot, &mut writer),
             Samples::EachService(write) | Samples::EachServer(write) => {
@@ -158,32 +167,36 @@ impl Collector for Part {
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// Writes one family's samples.
-struct Writer<'a>(MetricEncoder<'a>);
+struct Writer<'a> {
+    encoder: MetricEncoder<'a>,
+    now: Instant,
+}
 
 impl Writer<'_> {
     fn gauge(&mut self, labels: Labels<'_>, value: impl EncodeGaugeValue) -> fmt::Result {
         if labels.is_empty() {
-            return self.0.encode_gauge(&value);
+            return self.encoder.encode_gauge(&value);
         }
-        self.0.encode_family(&labels)?.encode_gauge(&value)
+        self.encoder.encode_family(&labels)?.encode_gauge(&value)
     }
 
     fn counter(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.0.encode_family(&labels)?)
+        ConstCounter::new(value).encode(self.encoder.encode_family(&labels)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use crate::event::{Session, SessionState};
-    use crate::snapshot::{Mode, Refusal, sample};
+    use crate::snapshot::{Mode, Refusal, Source, sample};
 
     use super::*;
 
     fn all(snapshot: Snapshot) -> String {
-        Pages::new(Arc::new(snapshot)).collect()
+        Pages::new(Arc::new(snapshot), sample::now()).collect()
     }
 
     /// Holds the text to the format's rules: heads once and first, names under their head, no sample
@@ -242,12 +255,24 @@ mod tests {
             service.floor = 2;
             service.counters.could_not_depool = 7;
             service.counters.repaired = 3;
+            service.revision = Some(12);
+            service.applied_revision = Some(11);
+            let fault = ("a/b/c/d".to_owned(), "no JSON".to_owned());
+            service.list_faults = Arc::new([fault].into());
             let servers = Arc::make_mut(&mut service.servers);
             // Two monitors of one type: down if one of them is.
             let a = servers.get_mut("a").unwrap();
             a.monitors.extend(sample::server("b held").1.monitors);
         });
-        let mut snapshot = sample::snapshot([web]);
+        let now = sample::now();
+        let old = sample::edit(sample::service("old", 0.5, &["a up pooled"]), |service| {
+            service.source = Source::Saved {
+                age: Duration::from_secs(60),
+                read_at: now - Duration::from_secs(5),
+                fault: None,
+            };
+        });
+        let mut snapshot = sample::snapshot([web, old]);
         snapshot.mode = Mode::DryRun;
         snapshot.config = sample::bgp(&["10.0.0.1", "2001:db8::1"]);
         let session = Session {
@@ -260,11 +285,11 @@ mod tests {
         snapshot
             .vips
             .extend([sample::vip("192.0.2.1", true, None), (address, vip)]);
-        let text = all(snapshot);
+        let text: String = Pages::new(Arc::new(snapshot), now).collect();
         let samples = samples(&text);
         for expected in [
             r#"plimsoll_mode{mode="dry-run"} 1"#,
-            r#"plimsoll_alerts{severity="warning"} 2"#,
+            r#"plimsoll_alerts{severity="warning"} 4"#,
             r#"plimsoll_alerts{severity="critical"} 1"#,
             r#"plimsoll_service_servers{service="web"} 4"#,
             r#"plimsoll_service_servers_enabled{service="web"} 3"#,
@@ -272,6 +297,7 @@ mod tests {
             r#"plimsoll_service_servers_pooled{service="web"} 3"#,
             r#"plimsoll_service_servers_held{service="web",reason="depool-threshold"} 1"#,
             r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 1"#,
+            r#"plimsoll_service_servers_held{service="web",reason="stale-catch-up"} 0"#,
             r#"plimsoll_service_servers_held{service="web",reason="names-unresolved"} 0"#,
             r#"plimsoll_service_can_depool{service="web"} 0"#,
             r#"plimsoll_service_pooled_down_servers{service="web"} 1"#,
@@ -279,7 +305,13 @@ mod tests {
             r#"plimsoll_service_floor{service="web"} 2"#,
             r#"plimsoll_service_could_not_depool_total{service="web"} 7"#,
             r#"plimsoll_service_list_good{service="web"} 1"#,
+            r#"plimsoll_service_list_revision{service="web"} 12"#,
+            r#"plimsoll_service_list_applied_revision{service="web"} 11"#,
+            r#"plimsoll_service_list_bad_entries{service="web"} 1"#,
             r#"plimsoll_ipvs_applied{service="web"} 1"#,
+            r#"plimsoll_service_list_good{service="old"} 0"#,
+            r#"plimsoll_service_list_saved_age_seconds{service="old"} 65"#,
+            r#"plimsoll_service_list_bad_entries{service="old"} 0"#,
             r#"plimsoll_ipvs_repaired_total{service="web"} 3"#,
             r#"plimsoll_monitor_status{service="web",host="a",monitor="proxy-fetch"} 0"#,
             r#"plimsoll_monitor_status{service="web",host="b",monitor="proxy-fetch"} 0"#,
@@ -299,6 +331,9 @@ mod tests {
                 "{expected} is missing in\n{text}"
             );
         }
+        // What is not counted, or not from disk, has no sample.
+        assert!(!text.contains(r#"plimsoll_service_list_revision{service="old""#));
+        assert!(!text.contains(r#"plimsoll_service_list_saved_age_seconds{service="web""#));
         // No result yet, no status.
         assert!(!text.contains(r#"plimsoll_monitor_status{service="web",host="d""#));
     }
@@ -312,8 +347,8 @@ mod tests {
         snapshot.services = names
             .map(|name| sample::service(&name, 0.5, &hosts))
             .collect();
-        let pages: Vec<String> = Pages::new(Arc::new(snapshot)).collect();
-        assert!(pages.iter().all(|page| page.len() < 32 << 10));
+        let pages: Vec<String> = Pages::new(Arc::new(snapshot), sample::now()).collect();
+        assert!(pages.iter().all(|page| page.len() < 40 << 10));
         let text = pages.concat();
         let samples = samples(&text);
         let count = |name: &str| samples.iter().filter(|line| line.starts_with(name)).count();

@@ -6,7 +6,17 @@
 pub(super) enum Resource {
     Pools,
     Pool(String),
-    Server { pool: String, host: String },
+    Server {
+        pool: String,
+        host: String,
+    },
+    /// The same three in our own words.
+    Services,
+    Service(String),
+    ServiceServer {
+        service: String,
+        host: String,
+    },
     Alerts,
     Metrics,
     Healthz,
@@ -20,15 +30,19 @@ impl Resource {
             .unwrap_or(path)
             .split('/')
             .map(decoded);
-        match names.next().as_deref() {
-            Some("pools") => {}
+        let own_words = match names.next().as_deref() {
+            Some("pools") => false,
+            Some("services") => true,
             Some("alerts") => return Resource::Alerts,
             Some("metrics") => return Resource::Metrics,
             Some("healthz") => return Resource::Healthz,
             Some(_) | None => return Resource::Unknown,
-        }
+        };
         let mut names = names.filter(|name| !name.is_empty());
         match (names.next(), names.next()) {
+            (None, _) if own_words => Resource::Services,
+            (Some(service), None) if own_words => Resource::Service(service),
+            (Some(service), Some(host)) if own_words => Resource::ServiceServer { service, host },
             (None, _) => Resource::Pools,
             (Some(pool), None) => Resource::Pool(pool),
             (Some(pool), Some(host)) => Resource::Server { pool, host },
@@ -86,6 +100,16 @@ mod tests {
             ("/pools/100%/%4", server("100%", "%4")),
             ("/pools/%zz%ff", pool("%zz\u{fffd}")),
             ("/pools/a%2Fb", pool("a/b")),
+            ("/services", Resource::Services),
+            ("/services//", Resource::Services),
+            ("/services/web/", Resource::Service("web".into())),
+            (
+                "/services/web/cp1/more",
+                Resource::ServiceServer {
+                    service: "web".into(),
+                    host: "cp1".into(),
+                },
+            ),
             ("/alerts", Resource::Alerts),
             ("/alerts/", Resource::Alerts),
             ("/metrics", Resource::Metrics),

@@ -254,10 +254,10 @@ impl Story {
 
 /// The event itself, or those that happened at once.
 fn flat(event: &Event) -> Vec<&Event> {
-    match event {
-        Event::Together(events) => events.iter().flat_map(flat).collect(),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "all others are one event")]
-        one => vec![one],
+    if let Event::Together(events) = event {
+        events.iter().flat_map(flat).collect()
+    } else {
+        vec![event]
     }
 }
 

@@ -4,15 +4,20 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::config::{EtcdApi, Servers};
+use crate::conftool::PoolPath;
 use crate::event::SessionState;
 use crate::service::{Host, ServiceName};
 use crate::snapshot::{
-    Applied, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
+    Applied, Guard, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
 };
 
 /// A fault's text is shown up to here; a broken file can make one as long as it likes.
 const LONGEST_FAULT: usize = 1000;
+/// Bad entries of one service's list that have an alert of their own.
+const MOST_ENTRIES: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -61,6 +66,20 @@ pub enum Alert {
         service: ServiceName,
         hosts: Vec<Host>,
     },
+    /// With a weight that the server list has set to 0.
+    DrainHeld {
+        service: ServiceName,
+        hosts: Vec<Host>,
+    },
+    /// In the pool, or with their weight, though the first list after its source was away says otherwise.
+    /// `left`: how many others get new connections. `pool`: where a change can be confirmed.
+    StaleCatchUp {
+        service: ServiceName,
+        hosts: Vec<Host>,
+        left: usize,
+        guard: Guard,
+        pool: Option<PoolPath>,
+    },
     /// In the pool because the kernel had them when we came, and some listed name has no address yet.
     Unidentified {
         service: ServiceName,
@@ -71,6 +90,22 @@ pub enum Alert {
         service: ServiceName,
         fault: Arc<str>,
         kept: bool,
+    },
+    /// So many services have the list in force that was saved last; the oldest one's age.
+    SavedLists {
+        services: usize,
+        oldest: Duration,
+    },
+    /// An entry of the list is not what it should be; its server is as it was, or not there.
+    BadEntry {
+        service: ServiceName,
+        key: String,
+        fault: String,
+    },
+    /// There are too many to tell them all.
+    MoreBadEntries {
+        service: ServiceName,
+        count: usize,
     },
     /// Enabled servers whose names do not resolve. `stale`: an address known before is in use.
     /// The fault is the first host's.
@@ -114,12 +149,15 @@ pub enum Alert {
 }
 
 impl Snapshot {
-    /// Critical ones first, then by kind, then by name.
-    pub fn alerts(&self) -> Vec<Alert> {
+    /// Critical ones first, then by kind, then by name. `now`: what ages are told by.
+    pub fn alerts(&self, now: Instant) -> Vec<Alert> {
         let mut alerts = Vec::new();
         for (name, service) in &self.services {
             of_service(name, service, &mut alerts);
+            of_list(name, service, &mut alerts);
+            self.of_catch_up(name, service, &mut alerts);
         }
+        self.of_saved_lists(now, &mut alerts);
         self.of_addresses(&mut alerts);
         self.of_sessions(&mut alerts);
         for (part, fault) in &*self.troubles {
@@ -140,6 +178,46 @@ impl Snapshot {
         }
         alerts.sort_by(|a, b| b.severity().cmp(&a.severity()).then_with(|| a.cmp(b)));
         alerts
+    }
+
+    fn of_catch_up(&self, name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
+        let held = |(_, s): &(&Host, &Server)| s.pooled == Pooled::Held(Held::StaleCatchUp);
+        let hosts: Vec<Host> = (service.servers.iter().filter(held))
+            .map(|(host, _)| host.clone())
+            .collect();
+        let Some(guard) = service.guard.filter(|_| !hosts.is_empty()) else {
+            return;
+        };
+        let destinations = service.destinations.iter().flat_map(|d| d.values());
+        let serving = destinations.filter(|weight| weight.get() > 0).count();
+        let etcd = self.config.etcd.as_ref();
+        let pool = match &service.config.servers {
+            // `ctl` speaks v3 only.
+            Servers::Etcd(pool) if etcd.is_some_and(|etcd| etcd.api == EtcdApi::V3) => {
+                Some(pool.clone())
+            }
+            Servers::Etcd(_) | Servers::Inline(_) | Servers::File(_) => None,
+        };
+        alerts.push(Alert::StaleCatchUp {
+            service: name.clone(),
+            left: serving.saturating_sub(hosts.len()),
+            hosts,
+            guard,
+            pool,
+        });
+    }
+
+    fn of_saved_lists(&self, now: Instant, alerts: &mut Vec<Alert>) {
+        let ages = self
+            .services
+            .values()
+            .filter_map(|s| s.source.saved_age(now));
+        let (services, oldest) = ages.fold((0, Duration::ZERO), |(count, oldest), age| {
+            (count + 1, age.max(oldest))
+        });
+        if services > 0 {
+            alerts.push(Alert::SavedLists { services, oldest });
+        }
     }
 
     fn of_addresses(&self, alerts: &mut Vec<Alert>) {
@@ -211,11 +289,19 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
     }
 
     let held = |why| hosts(&|s| s.pooled == Pooled::Held(why));
-    let guarded = held(Held::DepoolGuard);
-    if !guarded.is_empty() {
+    let by_guard =
+        |enabled| hosts(&|s| s.pooled == Pooled::Held(Held::DepoolGuard) && s.enabled() == enabled);
+    let (depooled, drained) = (by_guard(false), by_guard(true));
+    if !depooled.is_empty() {
         alerts.push(Alert::HeldByGuard {
             service: name.clone(),
-            hosts: guarded,
+            hosts: depooled,
+        });
+    }
+    if !drained.is_empty() {
+        alerts.push(Alert::DrainHeld {
+            service: name.clone(),
+            hosts: drained,
         });
     }
     let unidentified = held(Held::NamesUnresolved);
@@ -226,14 +312,6 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
         });
     }
 
-    if let Source::Failed(fault) = &service.source {
-        let kept = !service.servers.is_empty();
-        alerts.push(Alert::ListFailed {
-            service: name.clone(),
-            fault: fault.clone(),
-            kept,
-        });
-    }
     for stale in [false, true] {
         let concerns =
             |s: &Server| (s.enabled() || s.pooled.in_ipvs()) && s.address.is_some() == stale;
@@ -267,6 +345,29 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::NothingWeighted {
             service: name.clone(),
         });
+    }
+}
+
+fn of_list(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
+    if let Some(fault) = service.source.fault() {
+        let kept = !service.servers.is_empty();
+        alerts.push(Alert::ListFailed {
+            service: name.clone(),
+            fault: fault.clone(),
+            kept,
+        });
+    }
+    for (key, fault) in service.list_faults.iter().take(MOST_ENTRIES) {
+        alerts.push(Alert::BadEntry {
+            service: name.clone(),
+            key: key.clone(),
+            fault: fault.clone(),
+        });
+    }
+    let count = service.list_faults.len().saturating_sub(MOST_ENTRIES);
+    if count > 0 {
+        let service = name.clone();
+        alerts.push(Alert::MoreBadEntries { service, count });
     }
 }
 
@@ -314,6 +415,11 @@ impl Alert {
             | Alert::MemoryTable => Severity::Critical,
             Alert::TooSmall { .. }
             | Alert::HeldByGuard { .. }
+            | Alert::DrainHeld { .. }
+            | Alert::StaleCatchUp { .. }
+            | Alert::SavedLists { .. }
+            | Alert::BadEntry { .. }
+            | Alert::MoreBadEntries { .. }
             | Alert::Unidentified { .. }
             | Alert::ListFailed { kept: true, .. }
             | Alert::Unresolved { .. }
@@ -351,6 +457,27 @@ impl fmt::Display for Alert {
                     "{service}: Against the server list, depool-guard keeps {hosts} pooled"
                 )
             }
+            Alert::DrainHeld { service, hosts } => {
+                let hosts = List(hosts);
+                write!(
+                    f,
+                    "{service}: Against the server list, depool-guard keeps the weight of {hosts}"
+                )
+            }
+            Alert::StaleCatchUp {
+                service,
+                hosts,
+                left,
+                guard: Guard { size, line },
+                pool,
+            } => {
+                let (hosts, confirm) = (List(hosts), Confirm(pool.as_ref()));
+                write!(
+                    f,
+                    "{service}: Taken out while the source was away, but kept: {hosts}, \
+                     {left} of {size} would be left and the line is {line}, {confirm}"
+                )
+            }
             Alert::Unidentified { service, hosts } => {
                 let hosts = List(hosts);
                 write!(
@@ -369,6 +496,24 @@ impl fmt::Display for Alert {
                     ""
                 };
                 write!(f, "{service}: No usable server list{kept}: {}", Line(fault))
+            }
+            Alert::SavedLists { services, oldest } => {
+                let oldest = Age(*oldest);
+                write!(
+                    f,
+                    "lists: Saved ones are in force for {services} services, the oldest is {oldest} old"
+                )
+            }
+            Alert::BadEntry {
+                service,
+                key,
+                fault,
+            } => {
+                let (key, fault) = (Line(key), Line(fault));
+                write!(f, "{service}: The entry {key} cannot be used: {fault}")
+            }
+            Alert::MoreBadEntries { service, count } => {
+                write!(f, "{service}: {count} more entries cannot be used")
             }
             Alert::Unresolved {
                 service,
@@ -458,8 +603,35 @@ impl fmt::Display for Because<'_> {
     }
 }
 
+/// What the operator can do if the change was meant, and if not.
+struct Confirm<'a>(Option<&'a PoolPath>);
+
+impl fmt::Display for Confirm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(pool) = self.0 else {
+            return f.write_str("reverse it, or let it through by depool-guard = \"off\"");
+        };
+        let [dc, cluster, service] = pool.tags();
+        write!(
+            f,
+            "reverse it, or confirm it by plimsoll ctl select \
+             'dc={dc},cluster={cluster},service={service},name=HOST' set/… --force"
+        )
+    }
+}
+
+/// In words, to the second.
+pub(crate) struct Age(pub(crate) Duration);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = Duration::from_secs(self.0.as_secs());
+        humantime::format_duration(whole).fmt(f)
+    }
+}
+
 /// A text from elsewhere, on one line, at most [`LONGEST_FAULT`] of it.
-struct Line<'a>(&'a str);
+pub(crate) struct Line<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -491,8 +663,12 @@ mod tests {
     use super::*;
 
     fn check(snapshot: &Snapshot, expected: &[&str]) {
+        check_at(sample::now(), snapshot, expected);
+    }
+
+    fn check_at(now: Instant, snapshot: &Snapshot, expected: &[&str]) {
         let said: Vec<String> = snapshot
-            .alerts()
+            .alerts(now)
             .iter()
             .map(|a| format!("{} {a}", a.severity()))
             .collect();
@@ -612,6 +788,88 @@ mod tests {
                 "warning web: IPVS had 10.9.9.8, kept until every listed name has an address",
             ],
         );
+    }
+
+    #[test]
+    fn a_drain_that_is_held() {
+        let web = service("web", 0.5, &["a up pooled", "b up guarded", "c up pooled"]);
+        check(
+            &snapshot([web]),
+            &["warning web: Against the server list, depool-guard keeps the weight of b"],
+        );
+    }
+
+    #[test]
+    fn what_came_late() {
+        let servers = ["a up pooled", "b disabled up late", "c gone up late", "d"];
+        let web = edit(service("web", 0.5, &servers), |s| {
+            s.guard = Some(Guard { size: 4, line: 3 });
+        });
+        let held = "warning web: Taken out while the source was away, but kept: b, c, \
+                    1 of 4 would be left and the line is 3, reverse it, or ";
+        let off = format!("{held}let it through by depool-guard = \"off\"");
+        check(&snapshot([web.clone()]), &[&off]);
+
+        let pool = Servers::Etcd("eqiad/text/nginx".parse().unwrap());
+        let web = edit(web, |s| Arc::make_mut(&mut s.config).servers = pool);
+        let confirm = format!(
+            "{held}confirm it by plimsoll ctl select \
+             'dc=eqiad,cluster=text,service=nginx,name=HOST' set/… --force"
+        );
+        let mut with_v3 = snapshot([web]);
+        for (api, expected) in [(EtcdApi::V3, &confirm), (EtcdApi::V2, &off)] {
+            Arc::make_mut(&mut with_v3.config).etcd = Some(sample::etcd(api));
+            check(&with_v3, &[expected]);
+        }
+    }
+
+    #[test]
+    fn lists_from_disk_are_one_alert() {
+        let now = sample::now();
+        let saved = |name, age, ago, fault: Option<&str>| {
+            let web = service(name, 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+            edit(web, |s| {
+                s.source = Source::Saved {
+                    age: Duration::from_secs(age),
+                    read_at: now - Duration::from_secs(ago),
+                    fault: fault.map(Into::into),
+                };
+            })
+        };
+        let fresh = service("fresh", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+        let some = [
+            saved("web", 3600, 65, None),
+            saved("api", 3000, 5, Some("its directory is empty")),
+            fresh,
+        ];
+        let s = snapshot(some);
+        let of = |age| {
+            format!(
+                "warning lists: Saved ones are in force for 2 services, the oldest is {age} old"
+            )
+        };
+        let failed =
+            "warning api: No usable server list, the last good one stays: its directory is empty";
+        check_at(now, &s, &[failed, &of("1h 1m 5s")]);
+        let later = now + Duration::from_millis(86_400_900);
+        check_at(later, &s, &[failed, &of("1day 1h 1m 5s")]);
+    }
+
+    #[test]
+    fn bad_entries() {
+        let web = |count: usize| {
+            let web = service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]);
+            edit(web, |s| {
+                let faults = (0..count).map(|n| (format!("a/b/c/cp{n:02}"), "no\nJSON".to_owned()));
+                s.list_faults = Arc::new(faults.collect());
+            })
+        };
+        let entry = |n| format!("warning web: The entry a/b/c/cp{n:02} cannot be used: no, JSON");
+        check(&snapshot([web(2)]), &[&entry(0), &entry(1)]);
+        let said = snapshot([web(33)]).alerts(sample::now());
+        assert_eq!(said.len(), 21);
+        assert_eq!(said[20].to_string(), "web: 13 more entries cannot be used");
+        assert_eq!(snapshot([web(20)]).alerts(sample::now()).len(), 20);
     }
 
     #[test]

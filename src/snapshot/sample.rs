@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
 
@@ -84,7 +85,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
     (name, Arc::new(service))
 }
 
-/// `HOST [disabled|gone] [up|partially|unknown] [pooled|held|guarded]`; down and not pooled if it does not say.
+/// `HOST [disabled|gone] [up|partially|unknown] [pooled|held|guarded|late]`; down and not pooled if it does not say.
 pub(crate) fn server(text: &str) -> (Host, Server) {
     let mut words = text.split(' ');
     let host = words.next().unwrap().parse().unwrap();
@@ -105,6 +106,7 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         () if says("pooled") => Pooled::Yes,
         () if says("held") => Pooled::Held(Held::DepoolThreshold),
         () if says("guarded") => Pooled::Held(Held::DepoolGuard),
+        () if says("late") => Pooled::Held(Held::StaleCatchUp),
         () => Pooled::No,
     };
     let kind = "proxy-fetch";
@@ -161,11 +163,34 @@ pub(crate) fn bgp(peers: &[&str]) -> Arc<Config> {
         next_hop_ipv4: None,
         next_hop_ipv6: None,
         med: 0,
-        hold_time: std::time::Duration::from_secs(30),
+        hold_time: Duration::from_secs(30),
         listen: Vec::new(),
         peers: peers.iter().map(peer).collect(),
     };
     Arc::new(configuration(Some(bgp), BTreeMap::new()))
+}
+
+pub(crate) fn etcd(api: config::EtcdApi) -> Arc<config::Etcd> {
+    Arc::new(config::Etcd {
+        endpoints: Vec::new(),
+        prefix: "/conftool/v1/pools".into(),
+        api,
+        ca: None,
+        certificate: None,
+        key: None,
+        user: None,
+        password_file: None,
+        timeout: Duration::from_secs(5),
+        stale_after: Duration::from_secs(60),
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant can be had in no other way"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {

@@ -106,6 +106,39 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "service_list_revision",
+        help: "The revision of its store that the server list in force is of; absent if the source counts none.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| match s.revision {
+            Some(revision) => w.gauge(&[of(name)], revision),
+            None => Ok(()),
+        }),
+    },
+    Family {
+        name: "service_list_applied_revision",
+        help: "The last revision whose effect was read back from the kernel; absent if there was none.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| match s.applied_revision {
+            Some(revision) => w.gauge(&[of(name)], revision),
+            None => Ok(()),
+        }),
+    },
+    Family {
+        name: "service_list_bad_entries",
+        help: "Entries of the server list that cannot be used.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| w.gauge(&[of(name)], s.list_faults.len())),
+    },
+    Family {
+        name: "service_list_saved_age_seconds",
+        help: "How old the server list in force is that was read from disk; absent if it is from its source.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| match s.source.saved_age(w.now) {
+            Some(age) => w.gauge(&[of(name)], age.as_secs()),
+            None => Ok(()),
+        }),
+    },
+    Family {
         name: "ipvs_applied",
         help: "Whether the kernel holds the service as wanted.",
         kind: Gauge,
@@ -232,7 +265,7 @@ fn can_depool(service: &Service) -> bool {
 }
 
 fn alerts(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    let alerts = snapshot.alerts();
+    let alerts = snapshot.alerts(w.now);
     Severity::ALL.iter().try_for_each(|severity| {
         let count = alerts
             .iter()
@@ -246,6 +279,7 @@ fn held(name: &ServiceName, service: &Service, w: &mut Writer<'_>) -> fmt::Resul
     [
         Held::DepoolThreshold,
         Held::DepoolGuard,
+        Held::StaleCatchUp,
         Held::NamesUnresolved,
     ]
     .iter()

@@ -218,12 +218,15 @@ pub(super) fn hold_over(before: &Snapshot, event: &Event, story: &Story) {
         revisions(was.map(|was| &**was), service, story);
     }
     // What an event did not touch is the very same value.
-    let touched = events.iter().map(|event| match event {
-        Event::Checked { service, .. }
+    let touched = events.iter().map(|event| {
+        if let Event::Checked { service, .. }
         | Event::List { service, .. }
-        | Event::SourceFailed { service, .. } => Some(service),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "those may touch several")]
-        _ => None,
+        | Event::SourceFailed { service, .. } = event
+        {
+            Some(service)
+        } else {
+            None
+        }
     });
     let Some(touched) = touched.collect::<Option<BTreeSet<_>>>() else {
         return;

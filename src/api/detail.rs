@@ -1,0 +1,349 @@
+//! What PyBal has no words for, under `/services`: where a list comes from and as of when it is, what holds
+//! a server, and what its operator said. PyBal's own answers, under `/pools`, stay as they are.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::service::{Host, ServiceName, Weight};
+use crate::snapshot::alert::{Age, Line};
+use crate::snapshot::{Condition, Guard, Health, Held, Pooled, Server, Service, Snapshot, Source};
+
+use super::accept::Form;
+use super::json::json;
+
+pub(super) fn services(snapshot: &Snapshot, form: Form, now: Instant) -> String {
+    let services = snapshot.services.iter();
+    let summaries = services.map(|(name, service)| (name, Summary::of(service, now)));
+    match form {
+        Form::Json => json(&summaries.collect::<BTreeMap<&ServiceName, Summary<'_>>>()),
+        Form::Text => summaries
+            .map(|(name, summary)| format!("{name}:\t{summary}\n"))
+            .collect(),
+    }
+}
+
+pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
+    let servers = service.servers.iter();
+    let detail = Detail {
+        summary: Summary::of(service, now),
+        floor: service.floor,
+        guard: service.guard,
+        bad_entries: &service.list_faults,
+        servers: servers
+            .map(|(host, server)| (host, State::of(service, server)))
+            .collect(),
+    };
+    match form {
+        Form::Json => json(&detail),
+        Form::Text => detail.to_string(),
+    }
+}
+
+pub(super) fn server(service: &Service, server: &Server, form: Form) -> String {
+    let state = State::of(service, server);
+    match form {
+        Form::Json => json(&state),
+        Form::Text => format!("{state}\n"),
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    condition: Condition,
+    /// Servers that the list names, and those in IPVS.
+    listed: usize,
+    pooled: usize,
+    list: List<'a>,
+}
+
+impl Summary<'_> {
+    fn of(service: &Service, now: Instant) -> Summary<'_> {
+        let servers = service.servers.values();
+        Summary {
+            condition: service.condition,
+            listed: service.size,
+            pooled: servers.filter(|s| s.pooled.in_ipvs()).count(),
+            list: List {
+                state: match service.source {
+                    Source::Waiting => "waiting",
+                    Source::Good => "good",
+                    Source::Saved { .. } => "saved",
+                    Source::Failed(_) => "failed",
+                },
+                age_seconds: service.source.saved_age(now).map(|age| age.as_secs()),
+                fault: service.source.fault().map(|fault| &**fault),
+                revision: service.revision,
+                applied_revision: service.applied_revision,
+                bad_entries: service.list_faults.len(),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    state: &'static str,
+    /// Of one that was saved.
+    age_seconds: Option<u64>,
+    fault: Option<&'a str>,
+    revision: Option<u64>,
+    applied_revision: Option<u64>,
+    bad_entries: usize,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    summary: Summary<'a>,
+    floor: usize,
+    /// `None`: nobody is held by it.
+    guard: Option<Guard>,
+    bad_entries: &'a BTreeMap<String, String>,
+    servers: BTreeMap<&'a Host, State<'a>>,
+}
+
+#[derive(Serialize)]
+struct State<'a> {
+    #[serde(skip)]
+    server: &'a Server,
+    enabled: bool,
+    health: Health,
+    pooled: bool,
+    held: Option<Held>,
+    /// The list's; `None`: it is off the list.
+    weight: Option<Weight>,
+    /// What IPVS shall have; `None`: it shall not have the server.
+    ipvs_weight: Option<Weight>,
+    address: Option<IpAddr>,
+    unresolved: Option<&'a str>,
+    reason: Option<&'a str>,
+    until: Option<&'a str>,
+    confirmed: bool,
+}
+
+impl State<'_> {
+    fn of<'a>(service: &Service, server: &'a Server) -> State<'a> {
+        let note = server.note.as_deref();
+        let in_ipvs = server.address.filter(|_| server.pooled.in_ipvs());
+        let wanted = service.destinations.as_ref();
+        State {
+            server,
+            enabled: server.enabled(),
+            health: server.health,
+            pooled: server.pooled.in_ipvs(),
+            held: match server.pooled {
+                Pooled::Held(why) => Some(why),
+                Pooled::No | Pooled::Yes => None,
+            },
+            weight: server.listed.map(|listed| listed.weight),
+            ipvs_weight: in_ipvs.and_then(|address| wanted?.get(&address).copied()),
+            address: server.address,
+            unresolved: server.unresolved.as_deref(),
+            reason: note.and_then(|note| note.reason.as_deref()),
+            until: note.and_then(|note| note.until.as_deref()),
+            confirmed: note.is_some_and(|note| note.confirmed),
+        }
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let condition = match self.condition {
+            Condition::Healthy => "healthy",
+            Condition::Degraded => "degraded",
+            Condition::Failed => "failed",
+        };
+        let (listed, pooled, list) = (self.listed, self.pooled, &self.list);
+        write!(f, "{condition}, {pooled} pooled of {listed}, list {list}")
+    }
+}
+
+/// `good, revision 12, applied 11, 2 bad entries`
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.state)?;
+        if let Some(seconds) = self.age_seconds {
+            write!(f, " {} ago", Age(std::time::Duration::from_secs(seconds)))?;
+        }
+        if let Some(revision) = self.revision {
+            write!(f, ", revision {revision}")?;
+            match self.applied_revision {
+                Some(applied) => write!(f, ", applied {applied}")?,
+                None => f.write_str(", none applied")?,
+            }
+        }
+        if self.bad_entries > 0 {
+            write!(f, ", bad entries: {}", self.bad_entries)?;
+        }
+        self.fault
+            .map_or(Ok(()), |fault| write!(f, ", fault: {}", Line(fault)))
+    }
+}
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.summary)?;
+        write!(f, "floor {}", self.floor)?;
+        if let Some(Guard { size, line }) = self.guard {
+            write!(f, ", guard {line} of {size}")?;
+        }
+        f.write_char('\n')?;
+        for (key, fault) in self.bad_entries {
+            writeln!(f, "bad entry {}: {}", Line(key), Line(fault))?;
+        }
+        f.write_char('\n')?;
+        for (host, state) in &self.servers {
+            writeln!(f, "{host}:\t{state}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `disabled/up/pooled, weight 10, held: depool-guard, reason: disk T1`
+impl fmt::Display for State<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.server)?;
+        if let Some(weight) = self.weight {
+            write!(f, ", weight {weight}")?;
+        }
+        if self.ipvs_weight != self.weight
+            && let Some(weight) = self.ipvs_weight
+        {
+            write!(f, ", in IPVS {weight}")?;
+        }
+        if let Some(held) = self.held {
+            write!(f, ", held: {held}")?;
+        }
+        for (what, said) in [
+            ("reason", self.reason),
+            ("until", self.until),
+            ("unresolved", self.unresolved),
+        ] {
+            if let Some(said) = said {
+                write!(f, ", {what}: {}", Line(said))?;
+            }
+        }
+        f.write_str(if self.confirmed { ", confirmed" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use crate::service::{Listed, Note};
+    use crate::snapshot::sample;
+
+    use super::*;
+
+    fn held() -> (ServiceName, Arc<Service>) {
+        let servers = [
+            "a up pooled",
+            "b disabled up guarded",
+            "c gone up late",
+            "d",
+        ];
+        sample::edit(sample::service("web", 0.5, &servers), |s| {
+            s.floor = 2;
+            s.guard = Some(Guard { size: 4, line: 3 });
+            s.revision = Some(12);
+            s.applied_revision = Some(11);
+            let fault = "weight is\n-1".to_owned();
+            s.list_faults = Arc::new([("x/y/z/e".to_owned(), fault)].into());
+            let servers = Arc::make_mut(&mut s.servers);
+            let b = servers.get_mut("b").unwrap();
+            b.listed = Some(Listed {
+                enabled: false,
+                weight: Weight::new(0).unwrap(),
+            });
+            b.note = Some(Arc::new(Note {
+                reason: Some("disk\r\nT1".into()),
+                until: Some("2026-01-01T00:00:00Z".into()),
+                confirmed: false,
+            }));
+            let d = servers.get_mut("d").unwrap();
+            d.note = Some(Arc::new(Note {
+                confirmed: true,
+                ..Note::default()
+            }));
+            (d.address, d.unresolved) = (None, Some("no such name".into()));
+        })
+    }
+
+    #[test]
+    fn in_text() {
+        let (name, web) = held();
+        let now = sample::now();
+        assert_eq!(
+            service(&web, Form::Text, now),
+            "healthy, 3 pooled of 3, list good, revision 12, applied 11, bad entries: 1\n\
+             floor 2, guard 3 of 4\n\
+             bad entry x/y/z/e: weight is, -1\n\
+             \n\
+             a:\tenabled/up/pooled, weight 10\n\
+             b:\tdisabled/up/pooled, weight 0, in IPVS 10, held: depool-guard, \
+             reason: disk , T1, until: 2026-01-01T00:00:00Z\n\
+             c:\tdisabled/up/pooled, in IPVS 10, held: stale-catch-up\n\
+             d:\tenabled/down/not pooled, weight 10, unresolved: no such name, confirmed\n"
+        );
+        let b = server(&web, &web.servers["b"], Form::Text);
+        assert!(b.ends_with("until: 2026-01-01T00:00:00Z\n"), "{b}");
+
+        let saved = sample::edit(sample::service("api", 0.5, &["a up pooled"]), |s| {
+            s.source = Source::Saved {
+                age: Duration::from_secs(60),
+                read_at: now,
+                fault: Some("timed out".into()),
+            };
+            s.revision = Some(9);
+        });
+        let later = now + Duration::from_secs(30);
+        let all = sample::snapshot([(name, web), saved]);
+        assert_eq!(
+            services(&all, Form::Text, later),
+            "api:\thealthy, 1 pooled of 1, list saved 1m 30s ago, revision 9, none applied, \
+             fault: timed out\n\
+             web:\thealthy, 3 pooled of 3, list good, revision 12, applied 11, bad entries: 1\n"
+        );
+    }
+
+    #[test]
+    fn in_json() {
+        let (name, web) = held();
+        let now = sample::now();
+        let parse = |text: String| -> Value { serde_json::from_str(&text).unwrap() };
+        let b = json!({
+            "enabled": false, "health": "up", "pooled": true, "held": "depool-guard",
+            "weight": 0, "ipvs_weight": 10, "address": "10.0.0.2", "unresolved": null,
+            "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
+        });
+        assert_eq!(parse(server(&web, &web.servers["b"], Form::Json)), b);
+        let summary = json!({
+            "condition": "healthy", "listed": 3, "pooled": 3,
+            "list": {
+                "state": "good", "age_seconds": null, "fault": null,
+                "revision": 12, "applied_revision": 11, "bad_entries": 1,
+            },
+        });
+        let whole = parse(service(&web, Form::Json, now));
+        assert_eq!(whole["servers"]["b"], b);
+        assert_eq!(whole["servers"]["c"]["held"], "stale-catch-up");
+        assert_eq!(whole["servers"]["c"]["weight"], Value::Null);
+        assert_eq!(whole["servers"]["d"]["confirmed"], true);
+        assert_eq!(whole["summary"], summary);
+        assert_eq!(whole["guard"], json!({"size": 4, "line": 3}));
+        assert_eq!(whole["floor"], 2);
+        assert_eq!(whole["bad_entries"], json!({"x/y/z/e": "weight is\n-1"}));
+        let all = sample::snapshot([(name, web)]);
+        assert_eq!(
+            parse(services(&all, Form::Json, now)),
+            json!({"web": summary})
+        );
+    }
+}
