@@ -208,7 +208,7 @@ fn without_capabilities_addresses_are_missing() {
     chown(&state, Some(65534), None).unwrap();
     let mut daemon = as_nobody(&lab, "run --ipvs memory");
     lab.until_alert("192.0.2.1: The address is not on this host: the kernel does not permit");
-    assert!(daemon.log().contains("CAP_NET_ADMIN is missing"));
+    daemon.until_log("CAP_NET_ADMIN is missing");
     daemon.stop(SOON);
 }
 
