@@ -1,0 +1,274 @@
+//! What the daemon remembers on disk, and what it makes of an etcd that was away for long.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use etcd_client::TxnOp;
+
+use crate::observer::told;
+use crate::process::SOON;
+use crate::scene::{PROMISE, Scene, Settings, host};
+use crate::store::{key, node};
+
+/// Started with etcd away, it has what it had, and says how old that is.
+#[test]
+fn a_start_with_etcd_away() {
+    let mut scene = Scene::new(Settings::default());
+    for crashes in [false, true] {
+        for _ in 0..10 {
+            scene.turn();
+        }
+        scene.settled();
+        let before = scene.pools();
+        if crashes {
+            // It is written a moment after it is in force, and by nothing that a crash would hold up.
+            std::thread::sleep(Duration::from_secs(2));
+            scene.crash();
+        } else {
+            scene.stop();
+        }
+        (0..3).for_each(|member| scene.cluster.kill(member));
+        scene.start();
+        scene.wait(SOON, "the pools are what they were", |scene| {
+            let pools = scene.pools();
+            if pools == before {
+                Ok(())
+            } else {
+                Err(format!("{pools:?}"))
+            }
+        });
+        let text = scene.until_alert(&["s0", "s1", "s2", "saved", " ago"]);
+        println!("{text}");
+        (0..3).for_each(|member| scene.cluster.spawn(member));
+        scene.cluster.wait_for_all();
+        scene.turn();
+        let took = scene.settled();
+        println!("equal {took:?} after the change");
+        scene.until_no_alert("saved");
+    }
+}
+
+/// What is saved is not what was saved: the start goes on, and etcd's answer is what counts.
+#[test]
+fn a_saved_list_that_is_broken() {
+    let mut scene = Scene::new(Settings::default());
+    for broken in [
+        &b""[..],
+        b"{",
+        b"\xff\xfe\0",
+        b"[]",
+        b"null",
+        b"{\"version\": 999}",
+    ] {
+        scene.stop();
+        let mut files = 0;
+        for file in files_below(&scene.file("state")) {
+            fs::write(file, broken).unwrap();
+            files += 1;
+        }
+        assert!(files > 0, "something was saved");
+        scene.isolate();
+        scene.start();
+        scene.until_alert(&["s0"]);
+        assert!(scene.pools().values().all(|pool| pool.is_empty()));
+        scene.reconnect();
+        scene.settled();
+    }
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The state directory cannot be written: that is said, and nothing else is different.
+#[test]
+fn nothing_can_be_saved() {
+    let mut scene = Scene::new(Settings::default());
+    scene.stop();
+    fs::remove_dir_all(scene.file("state")).unwrap();
+    fs::write(scene.file("state"), "a file").unwrap();
+    scene.start();
+    scene.settled();
+    scene.turn();
+    scene.settled();
+    scene.until_alert(&["state"]);
+}
+
+const SERVERS: usize = 10;
+
+/// `depool-threshold` is 0.5 and there are 10 servers: the line is 5.
+fn away_for_long(service: &'static str) -> Scene {
+    Scene::new(Settings {
+        services: 2,
+        servers: SERVERS,
+        service,
+        etcd: "stale-after = \"1s\"".into(),
+        ..Settings::default()
+    })
+}
+
+/// Disconnects, makes it so many servers of s0 that are not pooled, and connects again when it has been too long.
+fn depool_meanwhile(scene: &mut Scene, depooled: usize) {
+    scene.isolate();
+    let gone = Instant::now();
+    set(scene, depooled, 20);
+    while gone.elapsed() < Duration::from_secs(2) {
+        assert_eq!(scene.pooled("s0"), SERVERS);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    scene.reconnect();
+}
+
+/// The first so many are not pooled, the rest are.
+fn set(scene: &mut Scene, depooled: usize, weight: u64) {
+    let operation = |server| {
+        let pooled = if server < depooled { "no" } else { "yes" };
+        TxnOp::put(key("s0", &host(0, server)), node(pooled, weight), None)
+    };
+    let all: Vec<TxnOp> = (0..SERVERS).map(operation).collect();
+    scene.store.write(&all);
+}
+
+fn until_pooled(scene: &mut Scene, number: usize) {
+    scene.wait(
+        PROMISE,
+        &format!("{number} servers of s0 are pooled"),
+        |scene| {
+            let pool = scene.pool("s0");
+            let pooled = pool.values().filter(|served| served.pooled).count();
+            let followed = pool.values().all(|served| served.listed.weight != 10);
+            if pooled == number && followed {
+                Ok(())
+            } else {
+                Err(told(&pool))
+            }
+        },
+    );
+}
+
+/// Never fewer than this many at any time.
+fn least(scene: &Scene) -> usize {
+    let seen = scene.observer().all("s0").into_iter();
+    let seen = seen.filter(|pool| !pool.is_empty());
+    let pooled = seen.map(|pool| pool.values().filter(|served| served.pooled).count());
+    pooled.min().unwrap_or(0)
+}
+
+#[test]
+fn a_catch_up_is_held_at_the_floor() {
+    for service in ["depool-guard = \"floor\"", "depool-guard = \"last\""] {
+        let mut scene = away_for_long(service);
+        depool_meanwhile(&mut scene, 8);
+        until_pooled(&mut scene, 5);
+        let text = scene.until_alert(&["s0", &host(0, 7)]);
+        println!("{text}");
+        // A short absence later it is the same list, and is held all the same.
+        scene.isolate();
+        scene.reconnect();
+        scene.store.set("s1", &host(1, 0), "yes", 66);
+        scene.wait(PROMISE, "s1 is followed", |scene| {
+            let seen = scene.pool("s1")[&host(1, 0)].listed.weight;
+            if seen == 66 {
+                Ok(())
+            } else {
+                Err(format!("weight {seen}"))
+            }
+        });
+        assert_eq!((scene.pooled("s0"), least(&scene)), (5, 5), "{service}");
+        // Enough of them come back: nobody is held, and all is as it is in etcd.
+        set(&mut scene, 5, 30);
+        scene.equal(PROMISE);
+        scene.until_no_alert(&host(0, 4));
+        assert_eq!((scene.pooled("s0"), least(&scene)), (5, 5), "{service}");
+    }
+}
+
+/// The operator says it again, with etcd in touch: then it is the guard alone that counts.
+#[test]
+fn a_catch_up_is_released_by_the_next_change() {
+    let mut scene = away_for_long("depool-guard = \"last\"");
+    depool_meanwhile(&mut scene, 8);
+    until_pooled(&mut scene, 5);
+    set(&mut scene, 8, 30);
+    until_pooled(&mut scene, 2);
+    scene.equal(PROMISE);
+    set(&mut scene, SERVERS, 30);
+    until_pooled(&mut scene, 1);
+}
+
+/// A server that is to go all the same: its value says `confirmed`.
+#[test]
+fn a_catch_up_lets_go_who_is_confirmed() {
+    let mut scene = away_for_long("depool-guard = \"floor\"");
+    depool_meanwhile(&mut scene, 8);
+    until_pooled(&mut scene, 5);
+    let confirmed = "{\"weight\": 30, \"pooled\": \"no\", \"confirmed\": true}";
+    let all: Vec<TxnOp> = (0..8)
+        .map(|server| TxnOp::put(key("s0", &host(0, server)), confirmed, None))
+        .collect();
+    scene.store.write(&all);
+    until_pooled(&mut scene, 2);
+}
+
+/// What stays above the floor is obeyed, however long it was.
+#[test]
+fn a_catch_up_above_the_floor() {
+    let mut scene = away_for_long("depool-guard = \"floor\"");
+    depool_meanwhile(&mut scene, 4);
+    let took = scene.settled();
+    println!("equal after {took:?}");
+}
+
+#[test]
+fn a_catch_up_with_the_guard_off() {
+    let mut scene = away_for_long("depool-guard = \"off\"");
+    depool_meanwhile(&mut scene, SERVERS);
+    let took = scene.settled();
+    println!("equal after {took:?}");
+}
+
+/// Away for less than `stale-after`: the guard, and nothing more.
+#[test]
+fn a_short_absence() {
+    let mut scene = Scene::new(Settings {
+        services: 2,
+        servers: SERVERS,
+        service: "depool-guard = \"last\"",
+        ..Settings::default()
+    });
+    depool_meanwhile(&mut scene, 8);
+    until_pooled(&mut scene, 2);
+    scene.settled();
+}
+
+/// The daemon itself was away: what is in etcd when it starts is held against what it remembers.
+#[test]
+fn a_start_after_a_long_time() {
+    let mut scene = away_for_long("depool-guard = \"floor\"");
+    scene.stop();
+    set(&mut scene, 8, 20);
+    scene.isolate();
+    scene.start();
+    scene.wait(SOON, "the remembered list is in force", |scene| {
+        let pooled = scene.pooled("s0");
+        if pooled == SERVERS {
+            Ok(())
+        } else {
+            Err(format!("{pooled} are pooled"))
+        }
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    scene.reconnect();
+    until_pooled(&mut scene, 5);
+    scene.until_alert(&["s0", &host(0, 7)]);
+    assert_eq!(least(&scene), 5);
+}
