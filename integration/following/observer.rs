@@ -208,7 +208,7 @@ pub(crate) fn check_log(
     for (number, line) in log.lines().enumerate() {
         // After the priority.
         let Some(line) = line.get(3..) else { continue };
-        if line.starts_with("started config=") {
+        if line.starts_with("IPVS in memory") {
             places.clear();
         }
         let Some((service, host, pooled)) = transition(line) else {
