@@ -17,6 +17,8 @@ mod client;
 #[path = "cluster.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other tests use the rest of it")]
 mod cluster;
+#[path = "following/leases.rs"]
+mod leases;
 #[path = "following/members.rs"]
 mod members;
 #[path = "netns.rs"]

@@ -1,6 +1,6 @@
 //! Members that die, freeze and hang while the daemon follows.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,52 +9,54 @@ use crate::proxy::Proxy;
 use crate::scene::{Scene, Settings, host};
 use crate::store::Store;
 
-/// Changes one after the other while this happens.
-fn meanwhile(scene: &mut Scene, happens: impl FnOnce(&mut Scene)) -> usize {
-    let ended = AtomicBool::new(false);
-    let mut store = Store::new(scene.cluster.endpoints());
-    thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut changes = 0;
-            while !ended.load(Ordering::Relaxed) {
-                let (service, server) = (fastrand::usize(..3), fastrand::usize(..5));
-                let pooled = fastrand::choice(["yes", "no", "inactive"]).unwrap();
-                // The first one stays, so that no pool is ever empty.
-                let pooled = if server == 0 { "yes" } else { pooled };
-                let (name, weight) = (format!("s{service}"), fastrand::u64(0..100));
-                store.set(&name, &host(service, server), pooled, weight);
-                changes += 1;
-                thread::sleep(Duration::from_millis(5));
-            }
-            changes
-        });
-        happens(scene);
-        ended.store(true, Ordering::Relaxed);
-        writer.join().unwrap()
-    })
-}
-
 #[test]
 fn leaders_are_killed_during_changes() {
+    const BETWEEN: usize = 50;
     let mut scene = Scene::new(Settings::default());
-    let changes = meanwhile(&mut scene, |scene| {
+    let (changes, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut store = Store::new(scene.cluster.endpoints());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                change(&mut store);
+                changes.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         for _ in 0..3 {
+            let until = changes.load(Ordering::Relaxed) + BETWEEN;
+            scene.wait(SOON, &format!("{until} changes"), |_| {
+                let changes = changes.load(Ordering::Relaxed);
+                if changes >= until {
+                    Ok(())
+                } else {
+                    Err(format!("{changes}"))
+                }
+            });
             let leader = scene.cluster.leader();
             scene.cluster.kill(leader);
-            assert_ne!(scene.cluster.leader(), leader);
-            scene.turn();
             scene.cluster.spawn(leader);
             scene.cluster.wait_for_all();
         }
+        ended.store(true, Ordering::Relaxed);
     });
     let took = scene.settled();
+    let changes = changes.into_inner();
     println!("{changes} changes; equal {took:?} after the last");
-    assert!(changes > 50, "{changes}");
     assert!(
         scene.observer().count("s0") > 10,
         "{}",
         scene.observer().count("s0")
     );
+}
+
+/// Any server of any pool; the first one of each stays, so that no pool is ever empty.
+fn change(store: &mut Store) {
+    let (service, server) = (fastrand::usize(..3), fastrand::usize(..5));
+    let pooled = fastrand::choice(["yes", "no", "inactive"]).unwrap();
+    let pooled = if server == 0 { "yes" } else { pooled };
+    let (name, weight) = (format!("s{service}"), fastrand::u64(0..100));
+    store.set(&name, &host(service, server), pooled, weight);
+    thread::sleep(Duration::from_millis(5));
 }
 
 /// The one that the daemon is connected to, each in turn.

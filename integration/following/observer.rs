@@ -110,8 +110,8 @@ impl Observer {
 
     /// Every state that was seen of a pool is one that etcd had, in the order in which it had them.
     pub(crate) fn check(&self, history: &History) {
-        let shared = self.shared.lock().unwrap();
-        for (service, sights) in &shared.seen {
+        let seen = self.shared.lock().unwrap().seen.clone();
+        for (service, sights) in &seen {
             let had = history.pools.get(service).map_or(&[][..], Vec::as_slice);
             let had: Vec<_> = had
                 .iter()

@@ -17,6 +17,9 @@ const SERVICES: usize = 5;
 /// Those that a pool may have; the first of them always is there, so that no pool is ever empty.
 const SERVERS: usize = 20;
 
+/// A writer waits for up to so many milliseconds after each change, so that there is time for faults.
+const REST: u64 = 30;
+
 /// The seed of all chance in here but the moments at which things happen.
 const SEED: &str = "PLIMSOLL_SEED";
 
@@ -35,7 +38,7 @@ fn ten_thousand_changes() {
     });
     let done = AtomicUsize::new(0);
     let begun = Instant::now();
-    let mut faults = 0;
+    let mut disturbances = 0;
     thread::scope(|scope| {
         for _ in 0..WRITERS {
             let writer = Writer {
@@ -48,7 +51,7 @@ fn ten_thousand_changes() {
         let mut next_death = Duration::from_secs(5);
         while done.load(Ordering::Relaxed) < CHANGES {
             disturb(&mut scene, &mut rng);
-            faults += 1;
+            disturbances += 1;
             if begun.elapsed() > next_death {
                 next_death += Duration::from_secs(10);
                 let leader = scene.cluster.leader();
@@ -64,7 +67,7 @@ fn ten_thousand_changes() {
         }
     });
     println!(
-        "{CHANGES} changes in {:?}, {faults} faults",
+        "{CHANGES} changes in {:?}, {disturbances} disturbances",
         begun.elapsed()
     );
     scene.reconnect();
@@ -111,6 +114,7 @@ impl Writer {
     fn write(mut self, changes: usize, done: &AtomicUsize) {
         for _ in 0..changes {
             self.change();
+            thread::sleep(Duration::from_millis(self.rng.u64(0..REST)));
             done.fetch_add(1, Ordering::Relaxed);
         }
         // What these leases say ends some time or other; not while the result is looked at.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use etcd_client::TxnOp;
+use etcd_client::{DeleteOptions, TxnOp};
 
 use crate::observer::{Serving, told};
 use crate::scene::{PROMISE, Scene, Settings, host};
@@ -177,14 +177,9 @@ fn a_name_that_does_not_resolve() {
 
 /// More rubbish than anyone wants to read: one alert a pool, and the servers are followed.
 #[test]
-fn ten_thousand_bad_values() {
+fn thousands_of_bad_values() {
     let mut scene = Scene::new(Settings::default());
-    for chunk in 0..100 {
-        let rubbish = |n| TxnOp::put(key("s0", &format!("bad{}", chunk * 100 + n)), "x", None);
-        scene
-            .store
-            .write(&(0..100).map(rubbish).collect::<Vec<_>>());
-    }
+    rubbish(&mut scene, 30);
     let text = scene.until_alert(&["s0", &key("s0", "bad")]);
     assert!(text.len() < 20_000, "{} bytes of alerts", text.len());
     scene.store.set("s0", &host(0, 0), "no", 7);
@@ -198,10 +193,46 @@ fn ten_thousand_bad_values() {
             Err("not yet".into())
         }
     });
-    scene.store.write(&[TxnOp::delete(
-        key("s0", "bad"),
-        Some(etcd_client::DeleteOptions::new().with_prefix()),
-    )]);
+    scene.store.write(&[sweep()]);
     scene.settled();
     scene.until_no_alert("bad");
+}
+
+/// So many keys that the pool is not followed: it stays as it is, the others go on, and all is well again some
+/// time after they are gone.
+#[test]
+fn more_keys_than_a_pool_may_have() {
+    let mut scene = Scene::new(Settings::default());
+    let before = scene.pool("s0");
+    rubbish(&mut scene, 60);
+    scene.until_alert(&["s0", "keys"]);
+    scene.store.set("s0", &host(0, 0), "no", 7);
+    scene.store.set("s1", &host(1, 0), "no", 7);
+    scene.wait(PROMISE, "the other one is followed", |scene| {
+        let followed = !scene.pool("s1")[&host(1, 0)].pooled;
+        if followed {
+            Ok(())
+        } else {
+            Err("not yet".into())
+        }
+    });
+    assert_eq!(scene.pool("s0"), before);
+    scene.store.write(&[sweep()]);
+    let took = scene.equal(std::time::Duration::from_secs(60));
+    println!("equal {took:?} after their end");
+    scene.check();
+}
+
+/// So many hundreds of keys in s0 whose values are bad.
+fn rubbish(scene: &mut Scene, hundreds: usize) {
+    for hundred in 0..hundreds {
+        let put = |n| TxnOp::put(key("s0", &format!("bad{}", hundred * 100 + n)), "x", None);
+        scene.store.write(&(0..100).map(put).collect::<Vec<_>>());
+    }
+}
+
+/// The end of all of them.
+fn sweep() -> TxnOp {
+    let all = DeleteOptions::new().with_prefix();
+    TxnOp::delete(key("s0", "bad"), Some(all))
 }
