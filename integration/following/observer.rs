@@ -3,7 +3,7 @@
 //! Two views: the API's pools, asked again and again, and the log's lines, of which each server's coming and
 //! going has one. The first sees whole pools, the second misses nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -130,16 +130,21 @@ impl Observer {
                     .iter()
                     .position(|(_, pool)| *pool == sight.serving);
                 let Some(ahead) = found else {
-                    let before = number.checked_sub(1).map(|n| &sights[n].serving);
-                    let all = had.iter().filter(|(_, pool)| *pool == sight.serving);
-                    let revisions: Vec<i64> = all.map(|(revision, _)| *revision).collect();
                     let rest = had.get(from).map(|(revision, _)| revision);
+                    let (seen, at) = (&sight.serving, sight.at);
+                    let all = had.iter().filter(|(_, pool)| pool == seen);
+                    let then: Vec<i64> = all.map(|(revision, _)| *revision).collect();
+                    let nearest = had
+                        .iter()
+                        .min_by_key(|(_, pool)| difference(pool, seen).len());
+                    let (nearest, pool) = nearest.expect("etcd had something");
                     panic!(
-                        "pool {service} was never this in etcd from revision {rest:?} on (it was at {revisions:?}): \
-                         seen at {:?}:\n{}\nafter\n{}",
-                        sight.at,
-                        told(&sight.serving),
-                        before.map(told).unwrap_or_default()
+                        "pool {service} at {at:?}: seen was what it never was in etcd from revision {rest:?} on \
+                         (but at {then:?}), nearest to it is {nearest}. There and here:\n{}\nAll that was seen:\n{}\n\
+                         and before:\n{}",
+                        difference(pool, seen).join("\n"),
+                        told(seen),
+                        told(&sights[number.saturating_sub(1)].serving),
                     );
                 };
                 from += ahead;
@@ -179,6 +184,16 @@ impl Shared {
             sights.push(Sight { life, at, serving });
         }
     }
+}
+
+/// The servers of which two pools say other things, and what.
+fn difference(one: &Serving, other: &Serving) -> Vec<String> {
+    let hosts: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let differ = |host: &&&String| one.get(**host) != other.get(**host);
+    let differ = hosts.iter().filter(differ);
+    differ
+        .map(|host| format!("  {host}: {:?}, {:?}", one.get(*host), other.get(*host)))
+        .collect()
 }
 
 /// One server a line.
