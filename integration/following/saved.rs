@@ -29,7 +29,9 @@ fn a_start_with_etcd_away() {
         } else {
             scene.stop();
         }
+        let gone = Instant::now();
         (0..3).for_each(|member| scene.cluster.kill(member));
+        std::thread::sleep(Duration::from_secs(2));
         scene.start();
         scene.wait(SOON, "the pools are what they were", |scene| {
             let pools = scene.pools();
@@ -39,14 +41,20 @@ fn a_start_with_etcd_away() {
                 Err(format!("{pools:?}"))
             }
         });
-        let text = scene.until_alert(&["s0", "s1", "s2", "saved", " ago"]);
-        println!("{text}");
+        let text = scene.until_alert(&["Saved ones are in force for 3 services"]);
+        let age = text.split_once("the oldest is ").unwrap().1;
+        let age = humantime::parse_duration(age.split_once(" old").unwrap().0).unwrap();
+        let least = gone.elapsed().as_secs() - 1;
+        assert!(
+            (least..least + 30).contains(&age.as_secs()),
+            "{least} s, and {text}"
+        );
         (0..3).for_each(|member| scene.cluster.spawn(member));
         scene.cluster.wait_for_all();
         scene.turn();
         let took = scene.settled();
         println!("equal {took:?} after the change");
-        scene.until_no_alert("saved");
+        scene.until_no_alert("Saved");
     }
 }
 
