@@ -101,7 +101,7 @@ fn a_saved_list_that_is_broken() {
         fs::write(file, broken).unwrap();
         scene.isolate();
         scene.start();
-        scene.until_alert(&["s0"]);
+        scene.until_alert(&[FILE]);
         assert!(scene.pools().values().all(|pool| pool.is_empty()));
         scene.reconnect();
         scene.settled();

@@ -184,8 +184,29 @@ pub(crate) struct Moment {
 /// Nodes and leases by `DC/CLUSTER/SERVICE/HOST`, with the revision of each.
 #[derive(Default)]
 struct Values {
-    nodes: BTreeMap<String, (i64, Vec<u8>)>,
-    leases: BTreeMap<String, (i64, Vec<u8>)>,
+    nodes: BTreeMap<String, (i64, Node)>,
+    leases: BTreeMap<String, (i64, Node)>,
+}
+
+/// `None`: inactive.
+#[derive(Clone, Copy)]
+struct Node(Option<Listed>);
+
+impl Node {
+    /// Without the program's own reader.
+    fn parse(value: &[u8]) -> Option<Node> {
+        let value: Value = serde_json::from_slice(value).ok()?;
+        let weight = value["weight"]
+            .as_u64()
+            .filter(|weight| *weight <= 2_147_483_646)?;
+        let listed = |enabled| Some(Listed { enabled, weight });
+        Some(Node(match value["pooled"].as_str()? {
+            "yes" => listed(true),
+            "no" => listed(false),
+            "inactive" => None,
+            _ => return None,
+        }))
+    }
 }
 
 impl Values {
@@ -197,7 +218,12 @@ impl Values {
             None => (&mut self.leases, key.strip_prefix(LEASES)?),
         };
         match value {
-            Some(value) => drop(tree.insert(below.into(), (revision, value.into()))),
+            // One that is no node leaves what was good.
+            Some(value) => {
+                if let Some(node) = Node::parse(value) {
+                    tree.insert(below.into(), (revision, node));
+                }
+            }
             None => drop(tree.remove(below)),
         }
         let (service, _) = below.strip_prefix(CLUSTER)?.split_once('/')?;
@@ -211,21 +237,9 @@ impl Values {
         let mut pool = Pool::new();
         for (key, node) in nodes {
             let lease = self.leases.get(key).filter(|lease| lease.0 > node.0);
-            let (_, value) = lease.unwrap_or(node);
-            // Values that are none are the business of the test that writes them.
-            let Ok(value) = serde_json::from_slice::<Value>(value) else {
-                continue;
-            };
-            let (Some(pooled), Some(weight)) = (value["pooled"].as_str(), value["weight"].as_u64())
-            else {
-                continue;
-            };
-            if pooled != "inactive" {
-                let enabled = pooled == "yes";
-                pool.insert(
-                    key[directory.len()..].to_owned(),
-                    Listed { enabled, weight },
-                );
+            let (_, Node(listed)) = lease.unwrap_or(node);
+            if let Some(listed) = listed {
+                pool.insert(key[directory.len()..].to_owned(), *listed);
             }
         }
         pool
