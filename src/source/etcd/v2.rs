@@ -38,8 +38,9 @@ use http::{Client, Head, HttpError, Question, Wire};
 
 /// How often the endpoint is asked for a sign of life. Each answer is an entry in the cluster's log.
 const BEAT: Duration = Duration::from_millis(1500);
-/// How long that answer may take, if `[etcd] timeout` is not less. An election takes one to two seconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long that answer may take, if `[etcd] timeout` is not less. Together they are well below the 5 s in
+/// which a change must be followed whatever a member does; an election of 2 s costs us a new connection.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A poll that is quiet for so long is given up and all is read again: whatever ate the event, here it shows.
 const QUIET: Duration = Duration::from_secs(60);
 /// An answer to a poll that broke off after less than this is a fault; after more, a proxy's habit.
