@@ -10,10 +10,11 @@
 //! Everything that the command line says is understood before anything is read, and everything that can
 //! be refused is refused before the first write.
 //!
-//! Where it is stricter than confctl: an expression is anchored as a whole (`name=a|b` is not also `ab`);
-//! a tag or a member that is said twice, an empty expression, a weight that is no decimal integer from 0
-//! on are refused; so is a selector that matches nothing. Expressions are those of the crate `regex`:
-//! Python's but for look-around and back-references, and `\d`, `\w` and `\b` are Unicode's in both.
+//! Where it is stricter than confctl: an expression is anchored as a whole (`a|b` is `a` or `b`, not what
+//! begins with `a`); a tag or a member that is said twice, an empty expression, a weight that is no decimal
+//! integer from 0 on are refused; so is a selector that matches nothing. `--hostname` is a name, not an
+//! expression. Expressions are those of the crate `regex`: Python's, without look-around, back-references
+//! and comments, and with `\z` for `\Z`. A command stops at its first action that fails.
 
 mod action;
 mod edit;
@@ -85,7 +86,7 @@ pub(super) struct Ctl {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// The configuration; its section [etcd] is enough.
+    /// The configuration; its etcd section is enough.
     #[arg(
         short,
         long,

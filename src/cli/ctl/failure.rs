@@ -39,14 +39,14 @@ pub(super) enum Failure {
     Edit(#[from] EditError),
     #[error("{}nothing was changed; --force sends it all the same", lines(.0))]
     Guard(Vec<Refusal>),
-    #[error("others kept changing {object}: it was tried {tries} times")]
-    Conflict { object: String, tries: u32 },
+    #[error("others kept changing {objects}: it was tried {tries} times")]
+    Conflict { objects: String, tries: u32 },
     #[error("the change is in etcd, but within {within:?}\n{}", .late.join("\n"))]
     Late { within: Duration, late: Vec<String> },
     #[error("the change is in etcd, but\n{}", .0.join("\n"))]
     Held(Vec<String>),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     #[error(transparent)]
     Config(Mistakes),
     #[error(
@@ -60,6 +60,12 @@ pub(super) enum Failure {
     Runtime(#[source] io::Error),
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(Box::new(error))
+    }
 }
 
 impl Failure {

@@ -32,9 +32,10 @@ pub(super) struct Refusal {
     balancer: String,
     /// Other services or balancers that would say the same of this pool.
     others: usize,
-    /// Those of `left` + `gone` that this command takes away.
+    /// Those that get new connections: whom this command takes away, and how many are left.
     gone: Vec<String>,
     left: usize,
+    /// Those in the pool that get none.
     idle: usize,
     line: usize,
     /// (size, threshold); `None`: the guard is `last`.
@@ -79,24 +80,20 @@ pub(super) fn unreckoned<'a>(
         .filter(move |pool| nobody(pool))
 }
 
-/// Servers with weight 0 are in the kernel and take no new connections: whoever takes one away that does
-/// is measured by those that do. Otherwise all count, as for the balancer.
+/// As the balancer does: only those count that get new connections, so that drained servers are none, and
+/// may go as they like.
 fn reckon(pool: &PoolPath, blow: &Blow, record: &PoolService) -> Option<Refusal> {
     let pooled: BTreeSet<&String> = record.pooled.iter().collect();
-    let works = |host: &&String| !blow.without_weight.contains(*host);
-    let working: Vec<&String> = pooled.iter().copied().filter(works).collect();
-    let gone = |host: &&&String| blow.out.contains(**host) || blow.drained.contains(**host);
-    let mut gone: Vec<&String> = working.iter().filter(gone).copied().collect();
-    let (mut before, mut idle) = (working.len(), pooled.len() - working.len());
-    if gone.is_empty() {
-        gone = pooled
-            .iter()
-            .copied()
-            .filter(|h| blow.out.contains(*h))
-            .collect();
-        (before, idle) = (pooled.len(), 0);
-    }
-    let left = before - gone.len();
+    // The guard holds a drained server with the weight that it had.
+    let guarded = |host: &String| {
+        let why = record.held.get(host).map(String::as_str);
+        matches!(why, Some("depool-guard" | "stale-catch-up"))
+    };
+    let works = |host: &&String| !blow.without_weight.contains(*host) || guarded(host);
+    let (working, idle): (Vec<&String>, Vec<&String>) = pooled.into_iter().partition(works);
+    let goes = |host: &&String| blow.out.contains(*host) || blow.drained.contains(*host);
+    let (gone, left): (Vec<&String>, Vec<&String>) = working.into_iter().partition(goes);
+    let (left, idle) = (left.len(), idle.len());
     let size = record.size + blow.listed;
     let (line, floor) = match record.depool_guard.as_str() {
         "floor" => {
@@ -320,6 +317,11 @@ mod tests {
         // Those that are drained may go.
         assert_eq!(told(&lb1(), drain(&[], &["a", "b"], &["a", "b"])), [""; 0]);
         assert_eq!(told(&lb1(), drain(&["a"], &["a", "b", "c"], &[])), [""; 0]);
+        // One that is drained in etcd, and that the guard holds with the weight that it had.
+        let mut held = lb1();
+        held[0].1.held = [("a".into(), "depool-guard".into())].into();
+        let blow = drain(&[], &["a", "b", "c"], &["a"]);
+        assert!(told(&held, blow)[0].contains("of 2 pooled servers (2 more have weight 0)"));
     }
 
     #[test]

@@ -293,6 +293,7 @@ impl Performer<'_> {
     async fn commit(&mut self, batch: &mut [Planned], lease: Option<i64>) -> Result<(), Failure> {
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(200));
         let mut doubt = false;
+        let mut changed = Vec::new();
         for _ in 0..TRIES {
             let writes = writes(batch, lease, doubt)?;
             let outcome = match writes.is_empty() {
@@ -307,19 +308,28 @@ impl Performer<'_> {
                 Outcome::Changed { doubt: more } => {
                     doubt |= more;
                     sleep(backoff.next()).await;
-                    let objects: Vec<Object> = batch.iter().map(|p| p.object.clone()).collect();
-                    let again = self.store.read_again(&objects).await?;
-                    for (planned, object) in batch.iter_mut().zip(again) {
-                        planned.object = object;
-                    }
+                    changed = self.read_again(batch).await?;
                 }
             }
         }
-        let objects = batch.iter().map(|planned| planned.object.to_string());
         Err(Failure::Conflict {
-            object: objects.collect::<Vec<_>>().join(", "),
+            objects: changed.join(", "),
             tries: TRIES,
         })
+    }
+
+    /// Reads a batch's objects again; gives the names of those that are no longer what they were.
+    async fn read_again(&mut self, batch: &mut [Planned]) -> Result<Vec<String>, Failure> {
+        let objects: Vec<Object> = batch.iter().map(|p| p.object.clone()).collect();
+        let again = self.store.read_again(&objects).await?;
+        let mut changed = Vec::new();
+        for (planned, object) in batch.iter_mut().zip(again) {
+            if planned.object != object {
+                changed.push(object.to_string());
+                planned.object = object;
+            }
+        }
+        Ok(changed)
     }
 
     /// What `--wait` waits for.
@@ -389,11 +399,7 @@ impl Performer<'_> {
         // Those who have not done it by then hold the server, and say so in their status.
         wait::wait(&mut self.store, &self.awaited, LET_GO, |_| ()).await?;
         for batch in planned.chunks_mut(BATCH) {
-            let objects: Vec<Object> = batch.iter().map(|p| p.object.clone()).collect();
-            let again = self.store.read_again(&objects).await?;
-            for (planned, object) in batch.iter_mut().zip(again) {
-                planned.object = object;
-            }
+            self.read_again(batch).await?;
         }
         Ok(())
     }
