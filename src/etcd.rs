@@ -56,6 +56,8 @@ pub async fn connect(config: &Etcd, endpoint: &Url) -> Result<Client, ConnectErr
         .with_connect_timeout(within)
         .with_keep_alive(PING, within)
         .with_keep_alive_while_idle(true)
+        // A token's end is no fault of the connection: the password still holds.
+        .with_auto_token_refresh(true)
         .with_require_leader(true);
     let url = endpoint.as_str().trim_end_matches('/');
     match timeout(within, Client::connect([url], Some(options))).await {
