@@ -21,10 +21,16 @@ use crate::cli::exit;
 use crate::config::{Config, Mistakes};
 use crate::event::{Event, SessionState};
 use crate::snapshot::{Mode, Snapshot};
-use crate::{address, api, bgp, control, ipvs, monitor, resolver, source};
+use crate::{address, api, bgp, control, fleet, ipvs, monitor, resolver, source};
 
 /// How long peers may take to be told that we go: longer than the speaker waits for a frozen one.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// How long etcd may then take to hear the same. Without it our lease ends by itself.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// The part that tells it.
+const FLEET: &str = "fleet";
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -75,7 +81,7 @@ impl Ended {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, and stops in order: withdraw, say farewell to the peers, end. What IPVS
+/// Runs until SIGTERM or SIGINT, and stops in order: withdraw, say farewell to the peers and to etcd, end. What IPVS
 /// and `lo` hold stays, so that open connections go on and a new start finds it.
 pub async fn run(options: Options) -> Result<(), Ended> {
     let config = Arc::new(Config::read(&options.config).map_err(Ended::Config)?);
@@ -113,6 +119,7 @@ pub async fn run(options: Options) -> Result<(), Ended> {
 
 /// The running parts. Dropping it stops them all.
 struct Daemon {
+    mode: Mode,
     config: Arc<Config>,
     events: mpsc::Sender<Event>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -154,9 +161,13 @@ impl Daemon {
         if options.mode != Mode::DryRun {
             start("address", Box::pin(address::run(seen(), tell())));
             start("bgp", Box::pin(bgp::run(seen(), tell())));
+            // Beside the daemon that it tries out: the name is taken, and nothing is served.
+            let hostname = fleet::hostname();
+            start(FLEET, Box::pin(fleet::run(hostname, seen(), tell())));
         }
         info!(config = %options.config.display(), services = config.services.len(), "started");
         Daemon {
+            mode: options.mode,
             config,
             events,
             snapshots,
@@ -221,6 +232,18 @@ impl Daemon {
             .is_err()
         {
             warn!("a peer did not close its session in time");
+        } else if timeout(LAST_WORD, self.last_word()).await.is_err() {
+            info!("etcd could not be told in time; our lease there ends by itself");
+        }
+    }
+
+    /// Waits until the fleet's edge has ended, if there is one.
+    async fn last_word(&mut self) {
+        while self.mode != Mode::DryRun {
+            match self.parts.join_next().await {
+                Some(Ok(FLEET)) | None => return,
+                Some(_) => {}
+            }
         }
     }
 }
