@@ -10,10 +10,12 @@ import signal
 from network import BALANCER_AS, PORT, ROUTER, ROUTER_AS, VIP4, VIP6, WEBS
 from tools import RUN, Failed, prepare, wait_for, write
 
+PLIMSOLL = os.environ["PLIMSOLL"]
 SERVICES = {"v4": f"{VIP4}:{PORT}", "v6": f"[{VIP6}]:{PORT}"}  # as ipvsadm writes them
 NAMES = {address: web.name for web in WEBS for address in (web.v4, web.v6)}
 ALL = {web.name for web in WEBS}
 POOL = f"{RUN}/pool.json"  # one list for both services and both balancers
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 GLOBAL = """
 [daemon]
@@ -38,7 +40,7 @@ port = {port}
 protocol = "tcp"
 scheduler = "{scheduler}"
 depool-threshold = 0.5
-servers = "file://{pool}"
+servers = "{servers}"
 [service.{name}.bgp]
 announce = true
 [[service.{name}.monitor]]
@@ -61,10 +63,12 @@ def prepare_pool(weights=None):
 
 
 class Balancer:
-    def __init__(self, machine, med, router_id, fetch=True):
-        """`fetch`: watch the servers by proxy-fetch too, not by idle-connection alone."""
+    def __init__(self, machine, med, router_id, fetch=True, servers=f"file://{POOL}", more=""):
+        """`fetch`: watch the servers by proxy-fetch too, not by idle-connection alone.
+        `servers`: where their list is; `more`: what else shall be in the configuration."""
         self.machine, self.name = machine, machine.name
         self.med, self.router_id, self.fetch = med, router_id, fetch
+        self.servers, self.more = servers, more
         self.log = f"{RUN}/{self.name}.log"
         self.file = f"{RUN}/{self.name}.toml"
         self.daemon = None
@@ -76,15 +80,16 @@ class Balancer:
             med=self.med, router_id=self.router_id, router=ROUTER.v4, router_as=ROUTER_AS, balancer_as=BALANCER_AS,
         )
         for name, address in (("web", VIP4), ("web6", VIP6)):
-            words = dict(name=name, address=address, port=PORT, pool=POOL, scheduler=scheduler)
+            words = dict(name=name, address=address, port=PORT, servers=self.servers, scheduler=scheduler)
             text += SERVICE.format(**words) + (FETCH.format(**words) if self.fetch else "")
+        text += self.more
         os.makedirs(f"{RUN}/{self.name}", exist_ok=True)
         write(self.file, text)
 
     # The daemon.
 
     def start(self):
-        self.daemon = self.machine.start(os.environ["PLIMSOLL"], "run", "-c", self.file, output=self.log)
+        self.daemon = self.machine.start(PLIMSOLL, "run", "-c", self.file, output=self.log)
 
     def stop(self):
         """SIGTERM, and its exit code."""
@@ -99,9 +104,14 @@ class Balancer:
     def reload(self):
         self.daemon.send_signal(signal.SIGHUP)
 
-    def api(self, path):
+    def api(self, path, *options):
         """For the eye, and to know what the daemon has noticed; proofs are read elsewhere."""
-        return self.machine.run("curl", "-s", "--max-time", "2", f"http://127.0.0.1:9090{path}", ok=range(256))
+        url = f"http://127.0.0.1:9090{path}"
+        return self.machine.run("curl", "-s", "--max-time", "2", *options, url, ok=range(256))
+
+    def pool(self, name):
+        """The API's view of a pool: {server: {"pooled": ..., "weight": ..., "up": ..., "enabled": ...}}"""
+        return json.loads(self.api(f"/pools/{name}", "-H", "Accept: application/json") or "{}")
 
     # The kernel's table, as ipvsadm shows it.
 
@@ -113,15 +123,20 @@ class Balancer:
 
     def destinations(self, family):
         """{server: (weight, active, inactive)} of our service; {} if it has none or is not there."""
-        found, inside = {}, False
+        found = self.services().get(SERVICES[family], {})
+        return {NAMES.get(address, address): numbers for address, numbers in found.items()}
+
+    def services(self):
+        """The TCP services and their destinations: {service: {address: (weight, active, inactive)}}."""
+        found, inside = {}, None
         for line in self.table().splitlines():
             if line[:3] in ("TCP", "UDP", "FWM"):
-                inside = line.split()[:2] == ["TCP", SERVICES[family]]
-            elif inside and line.startswith("  -> "):
+                kind, service = line.split()[:2]
+                inside = found.setdefault(service, {}) if kind == "TCP" else None
+            elif inside is not None and line.startswith("  -> "):
                 where, method, *numbers = line.split()[1:]
-                address = where.rsplit(":", 1)[0].strip("[]")
                 if method == "Route":
-                    found[NAMES.get(address, address)] = tuple(map(int, numbers))
+                    inside[where.rsplit(":", 1)[0].strip("[]")] = tuple(map(int, numbers))
         return found
 
     def pooled(self, family):
@@ -158,7 +173,13 @@ class Table:
         self.file = machine.open_proc("ip_vs")
 
     def read(self):
-        return os.pread(self.file, 1 << 16, 0)
+        """The kernel gives a page at a time; the last is not full."""
+        text = b""
+        while True:
+            piece = os.pread(self.file, PAGE, len(text))
+            text += piece
+            if len(piece) < PAGE // 2:
+                return text
 
     def shape(self):
         """The table without its connection counts: what only an administrator changes."""

@@ -96,13 +96,13 @@ def connections_outlive_the_daemon(stage):
 class Watch(threading.Thread):
     """Looks at a table each millisecond or so, and keeps what it saw that was not as at first."""
 
-    def __init__(self, table):
+    def __init__(self, table, pause=0.001):
         super().__init__(daemon=True)
         self.table, self.first, self.looks, self.changes = table, table.shape(), 0, []
-        self.over = threading.Event()
+        self.over, self.pause = threading.Event(), pause
 
     def run(self):
-        while not self.over.wait(0.001):
+        while not self.over.wait(self.pause):
             shape = self.table.shape()
             self.looks += 1
             if shape != self.first:
@@ -113,6 +113,9 @@ class Watch(threading.Thread):
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
         self.over.set()
         self.join()
 

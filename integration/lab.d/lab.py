@@ -8,7 +8,8 @@ from tools import wait_for
 
 
 class Lab:
-    def __init__(self, fetch=True, single=False):
+    def __init__(self, single=False, **settings):
+        """`single`: web servers of one process; `settings`: the balancers'."""
         network.build()
         prepare_pool()()
         self.download = web.make_download()
@@ -16,7 +17,7 @@ class Lab:
         # The same routes, the first's the better by their MED. Were it not for that, the
         # lower router id would win: the second's.
         first, second = network.BALANCERS
-        self.balancers = [Balancer(first, 0, first.v4, fetch), Balancer(second, 10, "10.64.0.2", fetch)]
+        self.balancers = [Balancer(first, 0, first.v4, **settings), Balancer(second, 10, "10.64.0.2", **settings)]
         self.tables = [Table(balancer.machine) for balancer in self.balancers]
 
     def start_router(self):

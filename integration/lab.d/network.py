@@ -4,7 +4,8 @@
                   (BIRD)   ├──── balancer2      server net  10.64.0.0/24     2001:db8::/64
                            ├──── web1
                            ├──── web2           VIP         192.0.2.11       2001:db8:ed1a::11
-                           └──── web3           (a /32 and a /128, known to the router by BGP only)
+                           ├──── web3           (a /32 and a /128, known to the router by BGP only)
+                           └──── etcd1
 
 Each machine is a network namespace; the server net is a bridge in the namespace
 that the lab itself runs in. IPVS forwards by direct routing: a balancer passes the
@@ -90,7 +91,8 @@ WEBS = [
     Machine("web2", "10.64.0.22", "2001:db8::22"),
     Machine("web3", "10.64.0.23", "2001:db8::23"),
 ]
-MACHINES = [CLIENT, ROUTER, *BALANCERS, *WEBS]
+ETCD = Machine("etcd1", "10.64.0.31", "2001:db8::31")
+MACHINES = [CLIENT, ROUTER, *BALANCERS, *WEBS, ETCD]
 
 
 def build():
@@ -98,7 +100,7 @@ def build():
     run("ip", "link", "set", "lan", "up")
     for machine in MACHINES:
         add(machine)
-    for machine in [ROUTER, *BALANCERS, *WEBS]:
+    for machine in [ROUTER, *BALANCERS, *WEBS, ETCD]:
         plug_in(machine)
     join_client()
     for balancer in BALANCERS:
@@ -178,12 +180,14 @@ def silent_about_vip(machine):
     machine.sysctl(ipv4__conf__all__arp_ignore=1, ipv4__conf__all__arp_announce=2)
 
 
-def write_hosts():
-    """The names of the machines, for the daemon, in an /etc/hosts that only the lab sees (see `enter`)."""
+def write_hosts(more=()):
+    """The names of the machines, for the daemon, in an /etc/hosts that only the lab sees (see `enter`).
+
+    `more`: names without a machine, as (name, IPv4 address, IPv6 address)."""
     with open("/etc/hosts", "w") as hosts:
         hosts.write("127.0.0.1 localhost\n::1 localhost\n")
-        for machine in MACHINES:
-            hosts.write(f"{machine.v4} {machine.name}\n{machine.v6} {machine.name}\n")
+        for name, v4, v6 in [*((machine.name, machine.v4, machine.v6) for machine in MACHINES), *more]:
+            hosts.write(f"{v4} {name}\n{v6} {name}\n")
 
 
 def cut(machine):

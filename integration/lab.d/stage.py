@@ -13,9 +13,9 @@ FOREIGN = "203.0.113.99:443"  # a service of somebody else in the first balancer
 
 
 class Stage:
-    def __init__(self):
+    def __init__(self, **settings):
         self.report = Report()
-        self.lab = Lab()
+        self.lab = Lab(**settings)
         self.webs, self.balancers = self.lab.webs, self.lab.balancers
         self.first, self.second = self.balancers
         self.table = self.lab.tables[0]  # the first balancer's, for what must be seen quickly
