@@ -4,6 +4,7 @@ import statistics
 import time
 
 import etcd
+import storm
 from balancer import ALL, PLIMSOLL, SERVICES
 from etcd import Etcd, Writer, node
 from failover import Watch
@@ -24,6 +25,7 @@ def key(name):
 
 
 def start(stage):
+    storm.write_hosts()
     stage.etcd = Etcd()
     stage.etcd.start()
     stage.writer = Writer()
@@ -161,7 +163,7 @@ def restarted_without_etcd(stage):
         stage.first.start()
         stage.route_moves_to(stage.first, begun, 20)
         for pool in ("web", "web6"):
-            states = wait_for(f"all of {pool} enabled and up", lambda: all_up(stage.first.pool(pool)), 10,
+            states = wait_for(f"all of {pool} enabled and up", lambda: all_up(stage.first, pool), 10,
                               lambda: stage.first.api(f"/pools/{pool}"), pause=0.1).value
             stage.report.note(f"{pool}, from the saved list: {', '.join(sorted(states))}")
         time.sleep(HELD_FOR)
@@ -171,8 +173,9 @@ def restarted_without_etcd(stage):
     stage.gap_is_below(1, begun)
 
 
-def all_up(states):
-    """The states, if there are all servers and all of them are as good as can be."""
+def all_up(balancer, pool):
+    """The servers' states, if there are all of them and all are as good as can be."""
+    states = balancer.pools([pool])[pool]
     good = states.keys() == ALL and all(one["enabled"] and one["up"] and one["pooled"] for one in states.values())
     return states if good else None
 
