@@ -69,7 +69,8 @@ fn until_saved(scene: &mut Scene) {
             .filter_map(|moments| moments.last());
         last.map(|moment| moment.revision).max().unwrap()
     };
-    scene.wait(SOON, "the newest lists are saved", |scene| {
+    // After a fault it is tried again only some time later.
+    scene.wait(2 * SOON, "the newest lists are saved", |scene| {
         let text = fs::read(scene.file("state").join(FILE)).map_err(|e| e.to_string())?;
         let saved: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
         let pools = saved["pools"].as_object().ok_or("no pools")?;
