@@ -2,6 +2,7 @@
 
 mod check;
 mod ctl;
+mod fleet;
 mod run;
 mod sync;
 
@@ -51,10 +52,13 @@ enum Command {
     Run(run::Run),
     /// Read a configuration and say what is in it, or every mistake with its line.
     Check(ConfigFile),
-    /// Make etcd have the servers that conftool's files list, and no others.
-    Sync(sync::Sync),
     /// Show and change servers in etcd, as confctl does: pool, depool, weigh.
     Ctl(ctl::Ctl),
+    /// Make etcd have the servers that conftool's files list, and no others.
+    Sync(sync::Sync),
+    /// Show all balancers as they tell of themselves in etcd: who serves which address, who is behind, whose
+    /// configuration differs.
+    Fleet(fleet::Fleet),
 }
 
 #[derive(Debug, Args)]
@@ -72,18 +76,13 @@ struct ConfigFile {
 /// Does what the arguments say, the program's name among them, and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(ctl::as_confctl(arguments)) {
-        Ok(Cli {
-            command: Command::Run(run),
-        }) => run.main(),
-        Ok(Cli {
-            command: Command::Check(file),
-        }) => check::main(&file.config),
-        Ok(Cli {
-            command: Command::Sync(sync),
-        }) => sync.main(),
-        Ok(Cli {
-            command: Command::Ctl(ctl),
-        }) => ctl.main(),
+        Ok(Cli { command }) => match command {
+            Command::Run(run) => run.main(),
+            Command::Check(file) => check::main(&file.config),
+            Command::Ctl(ctl) => ctl.main(),
+            Command::Sync(sync) => sync.main(),
+            Command::Fleet(fleet) => fleet.main(),
+        },
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.
             let _ = refused.print();
