@@ -89,7 +89,11 @@ class Balancer:
     # The daemon.
 
     def start(self):
-        self.daemon = self.machine.start(PLIMSOLL, "run", "-c", self.file, output=self.log)
+        # With a host name of its own: that is what the fleet knows a balancer by.
+        name = 'echo "$0" >/proc/sys/kernel/hostname && exec "$@"'
+        self.daemon = self.machine.start(
+            "unshare", "--uts", "sh", "-c", name, self.name, PLIMSOLL, "run", "-c", self.file, output=self.log
+        )
 
     def stop(self):
         """SIGTERM, and its exit code."""

@@ -78,9 +78,10 @@ def by_ctl(stage):
     ctl(stage, "select", "name=web3", "get")
     ctl(stage, "select", "name=web3", "set/pooled=yes")
     everywhere(stage, "web3 back, with 7", {"web1": 10, "web2": 10, "web3": 7})
-    ctl(stage, "--wait", "select", "name=web3", "set/weight=10")
+    said = ctl(stage, "--wait", "select", "name=web3", "set/weight=10")
     # Whoever has waited need not wait any more.
     for balancer in stage.balancers:
+        check(f"a word of {balancer.name}", balancer.name in said, said)
         check(f"weight 10 in {balancer.name} as --wait returns", weights_in(balancer) == [dict.fromkeys(ALL, 10)] * 2,
               balancer.table())
     stage.report.note("--wait: in IPVS of both balancers as it returned")
@@ -90,6 +91,7 @@ def by_ctl(stage):
 def ctl(stage, *words):
     said = stage.first.machine.run(PLIMSOLL, "ctl", "--config", stage.first.file, *words)
     stage.report.show(stage.first.name, f"plimsoll ctl {' '.join(words)}", said)
+    return said
 
 
 def weights(stage):
