@@ -17,12 +17,15 @@
 //! and comments, and with `\z` for `\Z`. A command stops at its first action that fails.
 
 mod action;
+mod answer;
+mod confirm;
 mod edit;
 mod failure;
 mod guard;
 mod hostname;
 mod object;
 mod perform;
+mod plan;
 mod say;
 mod selector;
 mod store;
@@ -67,7 +70,7 @@ Exit codes:
   64  the command line is wrong, or several objects are meant and nobody is there to ask; nothing was changed
   65  an object's value or the text that was edited is not as it should be
   66  nothing matches
-  69  etcd did not answer or refused
+  69  etcd refused, or did not answer: then the change may have been made all the same
   71  the system refused something
   73  others kept changing the same object
   75  --wait: not all balancers have applied it in time; the change is in etcd

@@ -75,7 +75,7 @@ pub(super) fn unreckoned<'a>(
     let nobody = |pool: &PoolPath| !records.keys().any(|(_, of)| of == pool);
     blows
         .iter()
-        .filter(|(_, blow)| !blow.out.is_empty() || !blow.drained.is_empty())
+        .filter(|(_, blow)| blow.takes_away())
         .map(|(pool, _)| pool)
         .filter(move |pool| nobody(pool))
 }
@@ -177,6 +177,10 @@ impl fmt::Display for Names<'_> {
 }
 
 impl Blow {
+    pub(super) fn takes_away(&self) -> bool {
+        !self.out.is_empty() || !self.drained.is_empty()
+    }
+
     /// Adds what becomes of one object; `after`: what counts then, `None` if it is deleted. `says_pooled`
     /// and `says_weight`: whether the command names that member.
     pub(super) fn add(

@@ -98,12 +98,12 @@ impl Object {
     }
 
     /// confctl's line of `get`, with a reason and an end if there are such.
-    pub(super) fn line(&self) -> Result<String, BadObject> {
+    pub(super) fn line(&self, in_force: &InForce) -> String {
         let [dc, cluster, service] = self.pool.tags();
         let name = Value::from(&*self.name);
         let tags = Value::from(format!("dc={dc},cluster={cluster},service={service}"));
-        let value = self.in_force()?.json();
-        Ok(format!("{{{name}: {value}, \"tags\": {tags}}}"))
+        let value = in_force.json();
+        format!("{{{name}: {value}, \"tags\": {tags}}}")
     }
 
     /// What becomes of it. Members that the change does not name stay as they are; so do those that
@@ -298,7 +298,7 @@ mod tests {
         let tags = r#""tags": "dc=eqiad,cluster=bar,service=foo"}"#;
         let check = |object: &Object, expected: &str| {
             let expected = format!("{{\"srv1\": {expected}, {tags}");
-            assert_eq!(object.line().unwrap(), expected);
+            assert_eq!(object.line(&object.in_force().unwrap()), expected);
         };
         check(&object, r#"{"weight": 3, "pooled": "no"}"#);
         object.node = stored(
@@ -319,10 +319,10 @@ mod tests {
             r#"{"weight": 3, "pooled": "no", "reason": "T\"1"}"#,
         );
         object.node = stored("broken", 5);
-        assert!(object.line().is_err());
+        assert!(object.in_force().is_err());
         object.node = None;
         assert_eq!(
-            object.line().unwrap_err().to_string(),
+            object.in_force().unwrap_err().to_string(),
             "there is no eqiad/bar/foo/srv1"
         );
     }

@@ -1,23 +1,24 @@
 //! Does a command: reads the objects, asks, reckons, writes, waits.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
 use super::Options;
 use super::action::{Action, Assignment};
+use super::answer::get;
+use super::confirm::confirm;
 use super::edit::edit;
 use super::failure::Failure;
-use super::guard::{self, Blow};
-use super::object::{BadObject, Change, Object};
+use super::guard::{self, Refusal};
+use super::object::{Change, Object};
+use super::plan::{Planned, Told, blows, writes};
 use super::say::Say;
 use super::selector::{Names, Selector};
-use super::store::{BATCH, Outcome, Scope, Store, What, Write};
-use super::wait::{self, Awaited};
-use super::yaml;
+use super::store::{BATCH, Outcome, Scope, Store, Write};
+use super::wait::{self, Awaited, Verdict};
 use crate::backoff::Backoff;
-use crate::conftool::{Node, PoolPath, Pooled};
+use crate::conftool::{PoolPath, Pooled};
 use crate::fleet::record::APPLIED;
 
 /// How often a change is tried anew that others keep getting in the way of.
@@ -50,19 +51,13 @@ pub(super) enum Target {
     },
 }
 
-/// An object and what shall become of it.
-struct Planned {
-    object: Object,
-    /// `None`: it is deleted.
-    change: Option<Change>,
-    told: Told,
-}
-
-/// What is told of it when it is done.
-enum Told {
-    /// A line for each member that is another one then.
-    Members(Vec<String>),
-    Line(String),
+impl Target {
+    fn is_whole_pool(&self) -> bool {
+        match self {
+            Target::Select { .. } => false,
+            Target::Tags { names, .. } => matches!(names, Names::All),
+        }
+    }
 }
 
 pub(super) struct Performer<'a> {
@@ -77,10 +72,10 @@ impl Performer<'_> {
         for work in work {
             self.one(work).await?;
         }
-        match self.options.wait {
-            true => self.wait().await,
-            false => Ok(()),
+        if self.options.wait && !self.awaited.pools.is_empty() {
+            self.wait().await?;
         }
+        Ok(())
     }
 
     async fn one(&mut self, work: &Work) -> Result<(), Failure> {
@@ -98,100 +93,19 @@ impl Performer<'_> {
             return Err(no_match(&work.target));
         }
         match &work.action {
-            Action::Get => return self.get(&work.target, &objects),
+            Action::Get => {
+                return get(
+                    &objects,
+                    work.target.is_whole_pool(),
+                    self.options,
+                    self.say,
+                );
+            }
             Action::Set(_) | Action::Delete | Action::Edit => {}
         }
-        self.confirm(work, &objects, all.len())?;
+        confirm(work, &objects, all.len(), self.options, self.say)?;
         let planned = self.plan(&work.action, objects)?;
         self.change(planned, &all).await
-    }
-
-    fn get(&mut self, target: &Target, objects: &[Object]) -> Result<(), Failure> {
-        let mut unreadable = 0;
-        let mut bad = |say: &Say, fault: &BadObject| {
-            unreadable += 1;
-            say.fault(&crate::cli::run::chain(fault));
-        };
-        match target {
-            Target::Tags {
-                names: Names::All, ..
-            } => {
-                let mut members = Vec::new();
-                for object in objects {
-                    match object.in_force() {
-                        Ok(in_force) => members.push((&object.name, in_force)),
-                        Err(fault) => bad(self.say, &fault),
-                    }
-                }
-                let text = if self.options.yaml {
-                    let text = members.iter().map(|(name, i)| yaml::object(name, i));
-                    text.collect::<Vec<_>>().join("\n")
-                } else {
-                    let name = |name: &String| serde_json::Value::from(&**name);
-                    let member = members
-                        .iter()
-                        .map(|(n, i)| format!("{}: {}", name(n), i.json()));
-                    format!("{{{}}}", member.collect::<Vec<_>>().join(", "))
-                };
-                self.say.line(&text);
-            }
-            Target::Select { .. } | Target::Tags { .. } => {
-                for object in objects {
-                    match object.line() {
-                        Ok(line) => self.say.line(&line),
-                        Err(fault) => bad(self.say, &fault),
-                    }
-                }
-            }
-        }
-        match unreadable {
-            0 => Ok(()),
-            number => Err(Failure::Unreadable { number }),
-        }
-    }
-
-    /// confctl's questions: several objects of a selector, or half of a pool.
-    fn confirm(&mut self, work: &Work, objects: &[Object], all: usize) -> Result<(), Failure> {
-        const SURE: &str = "Yes, I am sure of what I am doing.";
-        let number = objects.len();
-        let hosts: BTreeSet<&str> = objects.iter().map(|o| &*o.name).collect();
-        let ask = match &work.target {
-            Target::Select { confirm, .. } => {
-                *confirm && number > 1 && !(self.options.host && hosts.len() == 1)
-            }
-            Target::Tags {
-                names: Names::One(_),
-                ..
-            } => false,
-            Target::Tags { .. } => work.action != Action::Edit && all <= 2 * number,
-        };
-        if !ask || self.options.yes {
-            return Ok(());
-        }
-        if !Say::is_terminal() {
-            return Err(Failure::Unasked { number });
-        }
-        let sure = match &work.target {
-            Target::Select { .. } => {
-                self.say.line(&format!("{number} objects are selected:"));
-                let shown = shown(objects, self.options.yaml);
-                self.say.line(&shown);
-                let answer = self.say.ask("Go on? [y/N] ");
-                answer.eq_ignore_ascii_case("y")
-            }
-            Target::Tags { .. } => {
-                let line = format!(
-                    "These are {number} of the pool's {all} objects. To go on, write: {SURE}"
-                );
-                self.say.line(&line);
-                self.say.ask("> ") == SURE
-            }
-        };
-        if sure {
-            Ok(())
-        } else {
-            Err(Failure::NotConfirmed)
-        }
     }
 
     fn plan(&mut self, action: &Action, objects: Vec<Object>) -> Result<Vec<Planned>, Failure> {
@@ -362,10 +276,9 @@ impl Performer<'_> {
         &mut self,
         planned: &[Planned],
         all: &[Object],
-    ) -> Result<Vec<guard::Refusal>, Failure> {
+    ) -> Result<Vec<Refusal>, Failure> {
         let blows = blows(planned, all);
-        let lose = |blow: &Blow| !blow.out.is_empty() || !blow.drained.is_empty();
-        if !blows.values().any(lose) {
+        if !blows.values().any(|blow| blow.takes_away()) {
             return Ok(Vec::new());
         }
         let (found, _) = self.store.below(&[APPLIED]).await?;
@@ -410,7 +323,7 @@ impl Performer<'_> {
         let verdict = wait::wait(&mut self.store, &self.awaited, within, |line| {
             say.line(line)
         });
-        let wait::Verdict { late, held } = verdict.await?;
+        let Verdict { late, held } = verdict.await?;
         if !late.is_empty() {
             Err(Failure::Late { within, late })
         } else if !held.is_empty() {
@@ -421,82 +334,12 @@ impl Performer<'_> {
     }
 }
 
-impl Planned {
-    /// What counts then; `None`: it is gone.
-    fn after(&self) -> Option<Node> {
-        let changed = self.object.change(self.change.as_ref()?);
-        changed.ok().map(|changed| changed.node)
-    }
-}
-
-/// What is to be written of a batch, and what will be told of it. `doubt`: a try without an answer may have
-/// written it; then that try's lines are those to tell.
-fn writes(batch: &mut [Planned], lease: Option<i64>, doubt: bool) -> Result<Vec<Write>, BadObject> {
-    let mut writes = Vec::new();
-    for planned in batch {
-        let object = planned.object.clone();
-        let what = match &planned.change {
-            None if object.node.is_none() => continue,
-            None => What::Nothing,
-            Some(change) => {
-                let changed = object.change(change)?;
-                if let (Told::Members(lines), true) =
-                    (&mut planned.told, changed.value.is_some() || !doubt)
-                {
-                    *lines = changed.lines;
-                }
-                match (changed.value, lease) {
-                    (None, _) => continue,
-                    (Some(value), Some(lease)) => What::Lease { value, lease },
-                    (Some(value), None) => What::Node(value),
-                }
-            }
-        };
-        writes.push(Write { object, what });
-    }
-    Ok(writes)
-}
-
-fn blows(planned: &[Planned], all: &[Object]) -> BTreeMap<PoolPath, Blow> {
-    let mut blows: BTreeMap<PoolPath, Blow> = BTreeMap::new();
-    for planned in planned {
-        let assignments = planned.change.iter().flat_map(|change| &change.assignments);
-        let said: BTreeSet<&str> = assignments.map(|a| a.member()).collect();
-        let (pooled, weight) = (said.contains("pooled"), said.contains("weight"));
-        let blow = blows.entry(planned.object.pool.clone()).or_default();
-        blow.add(&planned.object, planned.after().as_ref(), pooled, weight);
-    }
-    for object in all {
-        let idle = |object: &Object| object.in_force().is_ok_and(|i| i.node.weight.get() == 0);
-        if let Some(blow) = blows.get_mut(&object.pool)
-            && idle(object)
-        {
-            blow.without_weight.insert(object.name.clone());
-        }
-    }
-    blows
-}
-
 fn no_match(target: &Target) -> Failure {
     let what = match target {
         Target::Select { text, .. } => format!("selector {text:?}"),
         Target::Tags { pool, text, .. } => format!("{text:?} in {pool}"),
     };
     Failure::NoMatch { what }
-}
-
-/// The objects' names by pool.
-fn shown(objects: &[Object], as_yaml: bool) -> String {
-    let mut pools: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for object in objects {
-        let pool = pools.entry(object.pool.as_str()).or_default();
-        pool.push(&object.name);
-    }
-    if as_yaml {
-        yaml::lists(&pools)
-    } else {
-        serde_json::json!(pools).to_string()
-    }
 }
 
 /// For people: etcd ends the lease by a clock of its own.
