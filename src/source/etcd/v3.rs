@@ -1,6 +1,7 @@
-//! One connection to one endpoint by etcd's v3 API (gRPC): a read of the wanted pools at one revision, then a
-//! watch from the next. It ends at the first thing that is not as it should be; whoever called begins anew,
-//! and a fresh read is right whatever has happened meanwhile: a compaction, an older backup, another cluster.
+//! One connection to one endpoint by etcd's v3 API (gRPC): watches are opened, the wanted pools are read at one
+//! revision, and what the watches bring of later ones follows. It ends at the first thing that is not as it
+//! should be; whoever called begins anew, and a fresh read is right whatever has happened meanwhile: a
+//! compaction, an older backup, another cluster.
 
 mod read;
 
@@ -47,8 +48,8 @@ pub(super) enum Ended {
     Watch(etcd_client::Error),
     #[error("the watch ended")]
     Closed,
-    #[error("the watch was cancelled: {0}")]
-    Cancelled(String),
+    #[error("the watch of {what} was cancelled: {reason}")]
+    Cancelled { what: String, reason: String },
     #[error("what was to be watched next has been compacted")]
     Compacted,
     #[error("no sign of life for {0:?}")]
@@ -86,23 +87,23 @@ struct Connection<'a> {
 impl Connection<'_> {
     async fn run(&self, endpoint: &Url) -> Result<Infallible, Ended> {
         let client = connect(self.config, endpoint).await?;
-        let (revision, all) = self.wanted.read(&client, self.config.timeout).await?;
-        self.tell(all).await?;
-        let watch = self.watch(client, revision.saturating_add(1));
         let within = self.config.timeout;
-        let stream = timeout(within, watch).await;
+        let stream = timeout(within, self.watch(&client)).await;
         let stream = stream.map_err(|_| Ended::Silent(within))??;
-        self.listen(stream).await
+        let (revision, all) = self.wanted.read(&client, within).await?;
+        self.tell(all).await?;
+        let read = u64::try_from(revision).unwrap_or_default();
+        self.listen(stream, read).await
     }
 
-    /// One stream, one watch for each tree: their changes come in the order of their revisions.
-    async fn watch(&self, client: Client, from: i64) -> Result<WatchStream, Ended> {
+    /// One stream, one watch for each tree, both of what happens from now on: their changes come in the order
+    /// of their revisions. Watches of the past would not: etcd brings each of them up to date by itself, and a
+    /// pool would be shown with what one tree has long had and the other has not yet. So the read comes after
+    /// them, by the same member; its revision is not before theirs.
+    async fn watch(&self, client: &Client) -> Result<WatchStream, Ended> {
         let watch = |tree, id| {
             let (start, end) = self.wanted.range(tree);
-            let options = WatchOptions::new()
-                .with_range(end)
-                .with_start_revision(from)
-                .with_watch_id(id);
+            let options = WatchOptions::new().with_range(end).with_watch_id(id);
             (start, Some(options))
         };
         let mut client = client.watch_client().max_decoding_message_size(LONGEST);
@@ -112,10 +113,22 @@ impl Connection<'_> {
         let (leases, options) = watch(Tree::Leases, LEASES);
         let leases = stream.watch(leases, options).await;
         leases.map_err(Ended::Watch)?;
+        // Answers come in the order of the requests; one that refuses has no watch's id.
+        for tree in [Tree::Pools, Tree::Leases] {
+            let mut created = false;
+            // Changes that one has before the other is there will be in what is read.
+            while !created {
+                let response = stream.message().await.map_err(Ended::Watch)?;
+                let response = response.ok_or(Ended::Closed)?;
+                self.check(&response, tree)?;
+                created = response.created();
+            }
+        }
         Ok(stream)
     }
 
-    async fn listen(&self, stream: WatchStream) -> Result<Infallible, Ended> {
+    /// Tells what comes after the revision that was read.
+    async fn listen(&self, stream: WatchStream, read: u64) -> Result<Infallible, Ended> {
         let (mut requests, mut responses) = stream.split();
         let beat = BEAT.min(self.config.timeout / 3);
         let silence = (beat + PATIENCE).min(self.config.timeout);
@@ -140,7 +153,8 @@ impl Connection<'_> {
             let mut next = Some(response);
             while let Some(response) = next {
                 let response = response.map_err(Ended::Watch)?.ok_or(Ended::Closed)?;
-                batch.add(&response, &self.wanted)?;
+                self.check(&response, tree(&response))?;
+                batch.add(&response, &self.wanted, read)?;
                 next = (batch.responses < TOGETHER)
                     .then(|| responses.message().now_or_never())
                     .flatten();
@@ -151,8 +165,30 @@ impl Connection<'_> {
         }
     }
 
+    /// The watch goes on.
+    fn check(&self, response: &WatchResponse, tree: Tree) -> Result<(), Ended> {
+        if response.compact_revision() != 0 {
+            return Err(Ended::Compacted);
+        }
+        if response.canceled() {
+            let (start, _) = self.wanted.range(tree);
+            return Err(Ended::Cancelled {
+                what: String::from_utf8_lossy(&start).into_owned(),
+                reason: response.cancel_reason().to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     async fn tell(&self, news: News) -> Result<(), Ended> {
         self.news.send(news).await.map_err(|_| Ended::Unheard)
+    }
+}
+
+fn tree(response: &WatchResponse) -> Tree {
+    match response.watch_id() {
+        LEASES => Tree::Leases,
+        _ => Tree::Pools,
     }
 }
 
@@ -169,21 +205,16 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, response: &WatchResponse, wanted: &Wanted) -> Result<(), Ended> {
+    /// Takes what is later than the read.
+    fn add(&mut self, response: &WatchResponse, wanted: &Wanted, read: u64) -> Result<(), Ended> {
         self.responses += 1;
-        if response.compact_revision() != 0 {
-            return Err(Ended::Compacted);
-        }
-        if response.canceled() {
-            return Err(Ended::Cancelled(response.cancel_reason().to_owned()));
-        }
-        let tree = match response.watch_id() {
-            LEASES => Tree::Leases,
-            _ => Tree::Pools,
-        };
+        let tree = tree(response);
         for event in response.events() {
             let kv = event.kv().ok_or(Ended::Senseless("key"))?;
             let modified = u64::try_from(kv.mod_revision()).unwrap_or_default();
+            if modified <= read {
+                continue;
+            }
             // Not the header's: that may be of a revision whose events come with the next response.
             self.revision = self.revision.max(modified);
             let Some(key) = wanted.key(tree, kv.key()) else {
