@@ -22,6 +22,7 @@ mod edge;
 mod faults;
 #[path = "fleet/records.rs"]
 mod records;
+#[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]
 mod sample;
 

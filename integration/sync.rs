@@ -9,6 +9,7 @@
 
 #[expect(dead_code, unreachable_pub, reason = "other tests use the rest of it")]
 mod cluster;
+#[expect(dead_code, reason = "other tests use the rest of it")]
 mod conftool;
 
 use std::collections::BTreeMap;
