@@ -238,7 +238,7 @@ print(time.monotonic() - began)
 async fn more_writes_elsewhere_than_etcd_keeps_lose_nothing() {
     let cluster = Cluster::start(1);
     let etcd = &cluster.endpoints()[0];
-    let proxy = Proxy::start(etcd).await;
+    let mut proxy = Proxy::start(etcd).await;
     let mut writer = Writer::new(etcd);
     writer.node("dc/c/web/a", 1, Yes);
     writer.node("dc/c/web/b", 1, Yes);
@@ -249,6 +249,7 @@ async fn more_writes_elsewhere_than_etcd_keeps_lose_nothing() {
     follower.list("web", "a*1 b*1").await;
 
     // A poll on its way, overtaken: it asks for what etcd has forgotten.
+    proxy.polled().await;
     proxy.hold(true);
     writer.node("dc/c/web/a", 2, Yes);
     follower.list("web", "a*2 b*1").await;
@@ -316,9 +317,18 @@ async fn three() -> (Cluster, Vec<Proxy>) {
     (cluster, proxies)
 }
 
-fn connected(proxies: &[Proxy]) -> usize {
-    let used = proxies.iter().position(|proxy| proxy.open() > 0);
-    used.expect("a connection")
+/// The one that all our connections go to, once it is one alone.
+async fn connected(proxies: &[Proxy]) -> usize {
+    let end = Instant::now() + SOON;
+    loop {
+        let open = |index: &usize| proxies[*index].open() > 0;
+        let used: Vec<usize> = (0..proxies.len()).filter(open).collect();
+        if let [index] = used[..] {
+            return index;
+        }
+        assert!(Instant::now() < end, "connected to {used:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,7 +340,7 @@ async fn a_frozen_member_is_left_for_another() {
     let mut follower = Follower::start(&section(&endpoints), &[("web", "dc/c/web")]);
     follower.list("web", "a*1").await;
     for weight in 2..4 {
-        let index = connected(&proxies);
+        let index = connected(&proxies).await;
         cluster.freeze(index);
         let endpoint = others(index);
         let wrote = spawn_blocking(move || {

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 pub(crate) struct Proxy {
     pub(crate) endpoint: String,
     open: Arc<AtomicUsize>,
+    polls: watch::Receiver<usize>,
     state: watch::Sender<State>,
     _task: JoinSet<()>,
 }
@@ -35,11 +36,13 @@ impl Proxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (state, watched) = watch::channel(State::default());
         let open = Arc::new(AtomicUsize::new(0));
+        let (count, polls) = watch::channel(0);
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, target, watched, open.clone()));
+        task.spawn(serve(listener, target, watched, count, open.clone()));
         Proxy {
             endpoint,
             open,
+            polls,
             state,
             _task: task,
         }
@@ -48,6 +51,11 @@ impl Proxy {
     /// How many connections are open.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Returns when a poll has been passed on.
+    pub(crate) async fn polled(&mut self) {
+        self.polls.wait_for(|polls| *polls > 0).await.unwrap();
     }
 
     /// Ends all connections, as a reset does.
@@ -70,6 +78,7 @@ async fn serve(
     listener: TcpListener,
     target: SocketAddr,
     state: watch::Receiver<State>,
+    polls: watch::Sender<usize>,
     open: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
@@ -78,16 +87,21 @@ async fn serve(
         if state.borrow().shut {
             continue;
         }
-        let (state, open) = (state.clone(), open.clone());
+        let (state, polls, open) = (state.clone(), polls.clone(), open.clone());
         connections.spawn(async move {
             open.fetch_add(1, Ordering::Relaxed);
-            pass(stream, target, state).await;
+            pass(stream, target, state, polls).await;
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-async fn pass(stream: TcpStream, target: SocketAddr, state: watch::Receiver<State>) {
+async fn pass(
+    stream: TcpStream,
+    target: SocketAddr,
+    state: watch::Receiver<State>,
+    polls: watch::Sender<usize>,
+) {
     let Ok(etcd) = TcpStream::connect(target).await else {
         return;
     };
@@ -98,7 +112,7 @@ async fn pass(stream: TcpStream, target: SocketAddr, state: watch::Receiver<Stat
     let cuts = state.borrow().cuts;
     let mut cut = state.clone();
     tokio::select! {
-        _ = ask(from, requests, state) => {}
+        _ = ask(from, requests, state, polls) => {}
         _ = copy(&mut answers, &mut to) => {}
         _ = cut.wait_for(|state| state.cuts != cuts) => {}
     }
@@ -109,6 +123,7 @@ async fn ask(
     mut from: OwnedReadHalf,
     mut requests: OwnedWriteHalf,
     mut state: watch::Receiver<State>,
+    polls: watch::Sender<usize>,
 ) -> std::io::Result<()> {
     let mut bytes = vec![0; 64 * 1024];
     loop {
@@ -118,6 +133,7 @@ async fn ask(
         }
         if bytes[..read].windows(9).any(|part| part == b"wait=true") {
             drop(state.wait_for(|state| !state.held).await);
+            polls.send_modify(|polls| *polls += 1);
         }
         requests.write_all(&bytes[..read]).await?;
     }
