@@ -49,12 +49,20 @@ fn a_start_with_etcd_away() {
             (least..least + 30).contains(&age.as_secs()),
             "{least} s, and {text}"
         );
+        let list = scene.detail("s1")["summary"]["list"].clone();
+        let seconds = list["age_seconds"].as_u64().unwrap();
+        assert!(
+            (least..least + 30).contains(&seconds),
+            "{least} s, and {list}"
+        );
+        assert_eq!(list["state"], "saved");
         (0..3).for_each(|member| scene.cluster.spawn(member));
         scene.cluster.wait_for_all();
         scene.turn();
         let took = scene.settled();
         println!("equal {took:?} after the change");
         scene.until_no_alert("Saved");
+        assert_eq!(scene.detail("s1")["summary"]["list"]["state"], "good");
     }
 }
 

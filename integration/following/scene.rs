@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client;
@@ -225,10 +226,7 @@ impl Scene {
                     let (etcd, ours) = (told(&etcd), told(&ours));
                     return Err(format!("pool {service} in etcd\n{etcd}and here\n{ours}"));
                 }
-                let series = format!("plimsoll_ipvs_applied{{service=\"{service}\"}}");
-                if scene.metric(&series) != Some(1.0) {
-                    return Err(format!("{series} is not 1"));
-                }
+                scene.table_is(service, &etcd)?;
             }
             Ok(())
         });
@@ -249,11 +247,39 @@ impl Scene {
         &self.observer
     }
 
-    /// One figure of `/metrics`, by its name and labels.
-    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
-        let text = self.get("/metrics")?;
-        let value = |line: &str| line.strip_prefix(series)?.trim().parse().ok();
-        text.lines().find_map(value)
+    /// The table was read back and has the servers that are pooled, with their weights.
+    fn table_is(&self, service: &str, wanted: &Serving) -> Result<(), String> {
+        let detail = self.detail(service);
+        let list = &detail["summary"]["list"];
+        if list["revision"] != list["applied_revision"] || list["revision"].is_null() {
+            return Err(format!("the table of {service} is behind: {list}"));
+        }
+        let servers = detail["servers"].as_object().ok_or("no servers")?;
+        let row = |server: &Value| {
+            let weight = server["ipvs_weight"].as_u64()?;
+            Some((server["address"].as_str()?.to_owned(), weight))
+        };
+        let table: BTreeMap<String, u64> = servers.values().filter_map(row).collect();
+        let pooled = wanted.iter().filter(|(_, served)| served.pooled);
+        let pooled = pooled.map(|(host, served)| (host.clone(), served.listed.weight));
+        let pooled: BTreeMap<String, u64> = pooled.collect();
+        if table == pooled {
+            Ok(())
+        } else {
+            Err(format!(
+                "the table of {service} is {table:?}, not {pooled:?}"
+            ))
+        }
+    }
+
+    /// `/services/NAME`
+    pub(crate) fn detail(&self, service: &str) -> Value {
+        let text = client::get(
+            self.api,
+            &format!("/services/{service}"),
+            "application/json",
+        );
+        serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }
 
     /// Waits for alerts that have all of this in them; gives their text.
