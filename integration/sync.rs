@@ -366,7 +366,11 @@ fn two_at_once_agree() {
     let runs = [start(), start()].map(|run| site.ran(run.wait_with_output().unwrap()));
     let created = |ran: &Ran| {
         assert_eq!((ran.code, &*ran.stderr), (Some(0), ""), "{ran:?}");
-        ran.stdout.lines().count() - 1
+        let created = ran.stdout.lines().count() - 1;
+        let others = 1500 - created;
+        let summary = format!("sync: {created} created, 0 removed, {others} unchanged\n");
+        assert!(ran.stdout.ends_with(&summary), "{ran:?}");
+        created
     };
     assert_eq!(runs.iter().map(created).sum::<usize>(), 1500);
     assert_eq!(site.all().len(), 1500);

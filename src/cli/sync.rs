@@ -65,7 +65,10 @@ enum Failure {
 struct Outcome {
     /// By object; a dry run's are only planned.
     changes: BTreeMap<Object, Change>,
+    /// The last one.
     plan: Plan,
+    /// Objects that were listed and there before.
+    unchanged: usize,
     /// Keys that are no node's.
     strangers: Vec<String>,
     failure: Option<Failure>,
@@ -142,16 +145,14 @@ impl Sync {
     fn print(&self, outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
         let done = !self.dry_run;
         let changes = outcome.changes.values();
-        for change in changes.clone() {
+        for change in changes {
             writeln!(out, "{}", change.told(done))?;
         }
-        let created = changes
-            .filter(|change| matches!(change, Change::Create(_)))
-            .count();
+        let created = created(&outcome.changes);
         let removed = outcome.changes.len() - created;
         let would = if done { "" } else { "would be " };
         let kept = outcome.plan.kept.len() + outcome.plan.held.values().flatten().count();
-        let unchanged = outcome.plan.unchanged;
+        let unchanged = outcome.unchanged;
         write!(
             out,
             "sync: {created} {would}created, {removed} {would}removed, "
@@ -189,6 +190,9 @@ async fn sync(
         let open: BTreeSet<&Object> = outcome.plan.changes.iter().map(Change::object).collect();
         unsure.retain(|change| !open.contains(change.object()));
         outcome.changes.extend(by_object(unsure.drain(..)));
+        // What an earlier try has made is there by now.
+        let made = created(&outcome.changes);
+        outcome.unchanged = outcome.plan.unchanged.saturating_sub(made);
         if dry_run {
             outcome.changes = by_object(outcome.plan.changes.iter().cloned()).collect();
             return outcome;
@@ -218,6 +222,11 @@ async fn apply(
         }
     }
     Ok(Applied::Yes)
+}
+
+fn created(changes: &BTreeMap<Object, Change>) -> usize {
+    let create = |change: &&Change| matches!(change, Change::Create(_));
+    changes.values().filter(create).count()
 }
 
 fn by_object(changes: impl Iterator<Item = Change>) -> impl Iterator<Item = (Object, Change)> {

@@ -102,19 +102,24 @@ impl<'a> Store<'a> {
 
     /// In one transaction, of at most [`BATCH`] changes. After an error nobody knows whether it was done.
     pub(super) async fn apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
+        let answer = self.try_apply(changes).await;
+        if answer.is_err() {
+            self.next_endpoint();
+        }
+        answer
+    }
+
+    async fn try_apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
         let mut client = self.client().await?;
         let parts = changes.iter().map(|change| self.part(change));
         let (compare, operations): (Vec<_>, Vec<_>) = parts.unzip();
         let transaction = Txn::new().when(compare).and_then(operations);
-        let answer = self.within(client.txn(transaction)).await;
-        match answer {
-            Ok(answer) if answer.succeeded() => Ok(Applied::Yes),
-            Ok(_) => Ok(Applied::Conflict),
-            Err(error) => {
-                self.next_endpoint();
-                Err(error)
-            }
-        }
+        let answer = self.within(client.txn(transaction)).await?;
+        Ok(if answer.succeeded() {
+            Applied::Yes
+        } else {
+            Applied::Conflict
+        })
     }
 
     fn part(&self, change: &Change) -> (Compare, TxnOp) {
