@@ -12,6 +12,7 @@
 //! endpoint is asked at once. What etcd says is compared with what is known, so that a fresh read disturbs no
 //! pool, whatever happened to the cluster meanwhile.
 
+mod connection;
 mod contact;
 mod mirror;
 mod news;
@@ -25,22 +26,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::config::{Etcd, EtcdApi, Servers};
+use crate::config::{Etcd, Servers};
 use crate::conftool::PoolPath;
 use crate::event::Event;
 use crate::service::ServiceName;
 
+use connection::{Connection, Heard};
 use contact::Contact;
 use mirror::{Away, Mirror, Told};
 use news::News;
 use saved::{Pools, Saved};
 
-/// News that may wait for us; beyond that the connection waits.
-const NEWS: usize = 16;
 /// A connection that has lived so long after its read is a good one.
 const PROVEN: Duration = Duration::from_secs(1);
 /// After so long a good connection is renewed: a fresh read shows what a watch has missed, if ever one does.
@@ -118,59 +117,6 @@ pub(super) async fn run(
 
 /// The core is gone, and so shall we.
 struct Gone;
-
-/// One connection, and the task that keeps it. Dropped with it.
-struct Connection {
-    task: JoinSet<String>,
-    news: mpsc::Receiver<News>,
-    /// The pools that it has brought news of ever since it began.
-    serves: BTreeSet<PoolPath>,
-    /// When its first read was there.
-    read: Option<Instant>,
-    proven: bool,
-}
-
-enum Heard {
-    News(News),
-    Ended(String),
-}
-
-impl Connection {
-    fn open(config: &Arc<Etcd>, endpoint: &url::Url, wanted: BTreeSet<PoolPath>) -> Connection {
-        let (sender, news) = mpsc::channel(NEWS);
-        let (config, endpoint, pools) = (config.clone(), endpoint.clone(), wanted.clone());
-        // In a task of its own, so that a panic in the library ends the connection and no more.
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            match config.api {
-                EtcdApi::V3 => chain(&v3::follow(&config, &endpoint, &pools, &sender).await),
-                EtcdApi::V2 => chain(&v2::follow(&config, &endpoint, &pools, &sender).await),
-            }
-        });
-        Connection {
-            task,
-            news,
-            serves: wanted,
-            read: None,
-            proven: false,
-        }
-    }
-
-    /// What comes next of it; never, if there is none.
-    async fn next(connection: &mut Option<Connection>) -> Heard {
-        let Some(connection) = connection else {
-            return std::future::pending().await;
-        };
-        if let Some(news) = connection.news.recv().await {
-            return Heard::News(news);
-        }
-        match connection.task.join_next().await {
-            Some(Ok(cause)) => Heard::Ended(cause),
-            Some(Err(panic)) => Heard::Ended(panic.to_string()),
-            None => Heard::Ended("the connection is gone".to_owned()),
-        }
-    }
-}
 
 struct Source {
     events: mpsc::Sender<Event>,
@@ -535,13 +481,4 @@ fn event(service: &ServiceName, pool: &PoolPath, told: &Told) -> Event {
             fault: fault.clone(),
         },
     }
-}
-
-/// An error's text with those of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
