@@ -202,7 +202,7 @@ fn until_held_alert(scene: &mut Scene) -> String {
     scene.until_alert(&parts)
 }
 
-/// Never fewer than this many at any time.
+/// Never fewer than this many at any time that was looked at.
 fn least(scene: &Scene) -> usize {
     let seen = scene.observer().all("s0").into_iter();
     let seen = seen.filter(|pool| !pool.is_empty());
@@ -230,12 +230,14 @@ fn a_catch_up_is_held_at_the_floor() {
                 Err(format!("weight {seen}"))
             }
         });
-        assert_eq!((scene.pooled("s0"), least(&scene)), (5, 5), "{service}");
+        assert_eq!(scene.pooled("s0"), 5, "{service}");
+        assert!(least(&scene) >= 5, "{service}");
         // Enough of them come back: nobody is held, and all is as it is in etcd.
         set(&mut scene, 5, 30);
         scene.equal(PROMISE);
         scene.until_no_alert("s0: ");
-        assert_eq!((scene.pooled("s0"), least(&scene)), (5, 5), "{service}");
+        assert_eq!(scene.pooled("s0"), 5, "{service}");
+        assert!(least(&scene) >= 5, "{service}");
     }
 }
 
@@ -317,5 +319,5 @@ fn a_start_after_a_long_time() {
     scene.reconnect();
     until_pooled(&mut scene, 5);
     until_held_alert(&mut scene);
-    assert_eq!(least(&scene), 5);
+    assert!(least(&scene) >= 5);
 }

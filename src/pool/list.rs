@@ -15,12 +15,18 @@ impl Pool {
     /// A good list from the service's source.
     pub(crate) fn set_list(&mut self, listing: &Listing, now: Instant) {
         let list = &listing.servers;
+        // Lists that come at once are one change: what counts is what was last shown, or what the pool was
+        // when we ended.
+        let saved = match self.source {
+            Source::Saved { .. } => self.size,
+            Source::Waiting | Source::Good | Source::Failed(_) => None,
+        };
+        let shown = self.view.as_ref().map(|view| view.size);
+        let old_size = saved.max(shown).unwrap_or(0);
         self.take_freshness(listing, now);
         self.take_revision(listing.revision);
         self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
         let note = |host: &Host| listing.notes.get(host).cloned().map(Arc::new);
-        // Lists that come at once are one change: what counts is what was last shown.
-        let old_size = self.view.as_ref().map_or(0, |view| view.size);
         for (host, member) in &mut self.members {
             if !list.contains_key(host) {
                 member.listed = None;

@@ -189,6 +189,19 @@ fn a_catch_up_at_a_start_is_measured_by_what_the_kernel_has() {
         .check("text", HELD_LATE);
 }
 
+/// The kernel has three of the six that were listed when we ended; the list that comes now has one.
+#[test]
+fn a_catch_up_at_a_start_is_measured_by_what_was_saved_too() {
+    let mut story = Story::new(config([text_with(DepoolGuard::Last)]));
+    found(&mut story, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    let both = [saved(servers(6)), caught_up(servers(1))];
+    let both = both.map(|listing| story.list_event("text", listing));
+    story.event(Event::Together(both.into()));
+    let guard = story.service("text").guard;
+    assert_eq!(guard, Some(Guard { size: 6, line: 3 }));
+    assert_eq!(weights(&story), "10.0.0.1 10, 10.0.0.2 10, 10.0.0.3 10");
+}
+
 #[test]
 fn a_catch_up_ends_with_its_source() {
     let mut story = four_under(DepoolGuard::Last);
