@@ -346,9 +346,7 @@ impl Source {
     async fn without(&mut self) -> Result<(), Gone> {
         self.without_lists().await?;
         if self.trouble.is_none() {
-            let fault = self.contact.fault();
-            warn!(%fault, "the pools stay as they are");
-            self.trouble(Some(fault)).await?;
+            self.trouble(Some(self.contact.fault())).await?;
         }
         Ok(())
     }
@@ -431,9 +429,6 @@ impl Source {
     async fn file_trouble(&mut self, fault: Option<String>) -> Result<(), Gone> {
         if self.file_trouble == fault {
             return Ok(());
-        }
-        if let Some(fault) = &fault {
-            warn!(%fault, "saved lists");
         }
         self.file_trouble.clone_from(&fault);
         self.send(vec![Event::Trouble { part: LISTS, fault }]).await
