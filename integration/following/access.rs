@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -169,7 +169,8 @@ fn the_password_changes() {
             .args(["--user", "root:root", "--endpoints"]);
         words.arg(scene.cluster.endpoints().join(","));
         words.args(["user", "passwd", "plimsoll", "--interactive=false"]);
-        let mut child = words.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        words.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = words.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
     };
