@@ -70,9 +70,13 @@ pub(super) struct Want {
 }
 
 impl Wants {
-    fn pools(&self) -> BTreeSet<PoolPath> {
-        let pools = self.services.values().map(|want| want.pool.clone());
-        pools.collect()
+    fn by_pool(&self) -> BTreeMap<PoolPath, Vec<ServiceName>> {
+        let mut pools: BTreeMap<PoolPath, Vec<ServiceName>> = BTreeMap::new();
+        for (service, want) in &self.services {
+            let services = pools.entry(want.pool.clone()).or_default();
+            services.push(service.clone());
+        }
+        pools
     }
 }
 
@@ -91,11 +95,11 @@ pub(super) async fn run(
     if source.remember().await.is_err() {
         return;
     }
+    let first = wants.borrow_and_update().clone();
+    if source.want(first).await.is_err() {
+        return;
+    }
     loop {
-        let now = wants.borrow_and_update().clone();
-        if source.want(now).await.is_err() {
-            return;
-        }
         let due = source.due();
         let timer = async {
             match due {
@@ -104,7 +108,13 @@ pub(super) async fn run(
             }
         };
         let gone = tokio::select! {
-            changed = wants.changed() => changed.map_err(|_| Gone),
+            changed = wants.changed() => match changed {
+                Ok(()) => {
+                    let now = wants.borrow_and_update().clone();
+                    source.want(now).await
+                }
+                Err(_) => Err(Gone),
+            },
             heard = Connection::next(&mut source.connection) => source.heard(heard).await,
             written = source.saved.written() => source.written(written).await,
             () = timer => source.on_time(Instant::now()).await,
@@ -121,6 +131,8 @@ struct Gone;
 struct Source {
     events: mpsc::Sender<Event>,
     wants: Wants,
+    /// The same the other way round.
+    by_pool: BTreeMap<PoolPath, Vec<ServiceName>>,
     mirror: Mirror,
     saved: Saved,
     /// What the file said at the start, for pools that are wanted later; until etcd has answered.
@@ -147,6 +159,7 @@ impl Source {
         Source {
             events,
             wants: Wants::default(),
+            by_pool: BTreeMap::new(),
             mirror: Mirror::default(),
             saved,
             remembered: Pools::new(),
@@ -182,7 +195,8 @@ impl Source {
         let Some(config) = self.wants.config.clone() else {
             return self.rest().await;
         };
-        let wanted = self.wants.pools();
+        self.by_pool = self.wants.by_pool();
+        let wanted: BTreeSet<PoolPath> = self.by_pool.keys().cloned().collect();
         let same_config = before.config.as_ref() == Some(&config);
         if same_config && before.services == self.wants.services {
             return Ok(());
@@ -274,7 +288,11 @@ impl Source {
         self.retry = None;
         if let (Some(config), Some(endpoint)) = (&self.wants.config, self.contact.endpoint()) {
             debug!(%endpoint, "connecting to etcd");
-            self.connection = Some(Connection::open(config, endpoint, self.wants.pools()));
+            self.connection = Some(Connection::open(
+                config,
+                endpoint,
+                self.by_pool.keys().cloned().collect(),
+            ));
         }
     }
 
@@ -436,16 +454,9 @@ impl Source {
 
     /// What is told of a pool goes to each service that has it.
     async fn tell(&mut self, told: Vec<(PoolPath, Told)>) -> Result<(), Gone> {
-        if told.is_empty() {
-            return Ok(());
-        }
-        let mut services: BTreeMap<&PoolPath, Vec<&ServiceName>> = BTreeMap::new();
-        for (service, want) in &self.wants.services {
-            services.entry(&want.pool).or_default().push(service);
-        }
         let mut events = Vec::new();
         for (path, told) in &told {
-            for service in services.get(path).into_iter().flatten() {
+            for service in self.by_pool.get(path).into_iter().flatten() {
                 events.push(event(service, path, told));
             }
         }

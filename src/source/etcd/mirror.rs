@@ -35,6 +35,8 @@ pub(super) struct Away {
 pub(super) struct Mirror {
     prefix: String,
     pools: BTreeMap<PoolPath, Pool>,
+    /// Those that have too many keys to be followed.
+    overfull: BTreeSet<PoolPath>,
 }
 
 impl Mirror {
@@ -42,6 +44,7 @@ impl Mirror {
     pub(super) fn want(&mut self, prefix: &str, wanted: &BTreeSet<PoolPath>) {
         prefix.clone_into(&mut self.prefix);
         self.pools.retain(|path, _| wanted.contains(path));
+        self.overfull.retain(|path| wanted.contains(path));
         for path in wanted {
             self.pools.entry(path.clone()).or_default();
         }
@@ -95,7 +98,7 @@ impl Mirror {
 
     /// Whether a pool had too many keys to be followed: only a fresh read can tell how it is now.
     pub(super) fn lost_track(&self) -> bool {
-        self.pools.values().any(Pool::lost_track)
+        !self.overfull.is_empty()
     }
 
     fn all(
@@ -117,6 +120,7 @@ impl Mirror {
             for news in pool.replace(place, revision, nodes, leases, away) {
                 told.push((path.clone(), news));
             }
+            note(&mut self.overfull, path, pool);
         }
         told
     }
@@ -139,6 +143,7 @@ impl Mirror {
             let Some(pool) = self.pools.get_mut(&path) else {
                 continue;
             };
+            note(&mut self.overfull, &path, pool);
             let place = Place {
                 prefix: &self.prefix,
                 path: &path,
@@ -148,6 +153,14 @@ impl Mirror {
             }
         }
         told
+    }
+}
+
+fn note(overfull: &mut BTreeSet<PoolPath>, path: &PoolPath, pool: &Pool) {
+    if pool.lost_track() {
+        overfull.insert(path.clone());
+    } else {
+        overfull.remove(path);
     }
 }
 
