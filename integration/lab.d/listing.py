@@ -85,6 +85,8 @@ def by_ctl(stage):
         check(f"weight 10 in {balancer.name} as --wait returns", weights_in(balancer) == [dict.fromkeys(ALL, 10)] * 2,
               balancer.table())
     stage.report.note("--wait: in IPVS of both balancers as it returned")
+    fleet = stage.first.machine.run(PLIMSOLL, "fleet", "--config", stage.first.file)
+    stage.report.show(stage.first.name, "plimsoll fleet", fleet)
     stage.gap_is_below(0.5, begun)
 
 
@@ -210,7 +212,7 @@ def everywhere(stage, what, servers, start=None):
 
 
 def remain(stage, what, servers):
-    stays(f"{what}", lambda: has_exactly(stage.balancers, servers), HELD_FOR, stage.first.table, pause=0.1)
+    stays(what, lambda: has_exactly(stage.balancers, servers), HELD_FOR, stage.first.table, pause=0.1)
     stage.report.note(f"{what} still after {duration(HELD_FOR)}")
 
 
