@@ -55,6 +55,8 @@ fn flaps_cost_no_memory() {
 #[test]
 fn twenty_thousand_servers() {
     const SERVICES: usize = 1000;
+    /// For so long a monitoring system would wait, on a machine that does much else.
+    const ANSWER: Duration = Duration::from_secs(10);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let servers = (hard as usize - 600) / SERVICES;
@@ -102,7 +104,7 @@ fn twenty_thousand_servers() {
         begun.elapsed(),
         daemon.status("VmRSS")
     );
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < ANSWER, "{slowest:?}");
     assert_eq!(
         server.accepted(),
         SERVICES * servers,
@@ -138,7 +140,7 @@ fn twenty_thousand_servers() {
         begun.elapsed(),
         daemon.busy() - busy
     );
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < ANSWER, "{slowest:?}");
     // The threshold holds half of each pool, and so the routes.
     assert_eq!(router.session(), session, "the session was not reset");
     let log = router.log();
