@@ -1,9 +1,12 @@
-//! The command line: what may be said, and which exit code follows. One file a subcommand.
+//! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`
+//! and `say` are for all of them.
 
 mod check;
 mod ctl;
+mod etcd;
 mod fleet;
 mod run;
+mod say;
 mod sync;
 
 use std::ffi::OsString;

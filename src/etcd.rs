@@ -4,6 +4,11 @@
 //! the caller goes on to the next endpoint, with `backoff` when all of them have failed. One endpoint at a
 //! time, since the library's own balancing keeps giving requests to a member that hangs.
 
+mod read;
+
+pub use read::{Reader, RequestError, after, next};
+
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,10 +34,9 @@ pub enum ConnectError {
     },
     #[error("reading the files of [etcd] took longer than {0:?}")]
     FilesHang(Duration),
-    #[error("cannot connect to {endpoint}")]
+    #[error("cannot connect to {endpoint}: {}", words(cause))]
     Endpoint {
         endpoint: Url,
-        #[source]
         cause: etcd_client::Error,
     },
     #[error("{endpoint} did not answer within {within:?}")]
@@ -70,6 +74,26 @@ pub async fn connect(config: &Etcd, endpoint: &Url) -> Result<Client, ConnectErr
             within,
         }),
     }
+}
+
+/// What etcd or the way to it said. The library's own words carry a whole response's metadata with them.
+pub fn words(error: &etcd_client::Error) -> String {
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return error.to_string();
+    };
+    let mut text = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// What `[etcd]` names on disk.

@@ -22,7 +22,6 @@ mod tests;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +35,7 @@ use self::agenda::{Agenda, Task};
 use self::diff::{Wanted, changes};
 use self::owned::Owned;
 use self::table::{Change, Held, Listed, Refusal};
+use crate::chain::chain;
 use crate::event::Event;
 use crate::service::{Destinations, Family, VirtualService, Weight};
 use crate::snapshot::Snapshot;
@@ -434,17 +434,6 @@ fn words(changes: &[Change]) -> String {
         .join(", ");
     if changes.len() > SHOWN {
         words.push_str(&format!(" and {} more", changes.len() - SHOWN));
-    }
-    words
-}
-
-fn chain(e: &dyn Error) -> String {
-    let mut words = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        words.push_str(": ");
-        words.push_str(&e.to_string());
-        source = e.source();
     }
     words
 }

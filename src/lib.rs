@@ -15,8 +15,8 @@
 //! equal to it and report what they applied as events.
 //!
 //! Who may import whom, held by a test (`integration/tidy.rs`): words import words; decisions import words;
-//! edges import words, `backoff` and their own children, never each other or a decision; `control` imports
-//! words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this order:
+//! edges import words, `backoff`, `chain`, `etcd` and their own children, never each other or a decision; `control`
+//! imports words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this order:
 
 // Words: plain data, no logic that waits or decides.
 pub mod config;
@@ -34,6 +34,7 @@ pub mod address;
 pub mod api;
 pub mod backoff;
 pub mod bgp;
+pub mod chain;
 pub mod etcd;
 pub mod fleet;
 pub mod ipvs;

@@ -3,7 +3,7 @@
 //! ```text
 //! arguments ─► selector, action ─► perform ─┬─► object   what is in force, what a change makes of it
 //!                                           ├─► guard    whether a balancer would hold it
-//!                                           ├─► store    reads and transactions, endpoint by endpoint
+//!                                           ├─► store    what is read and written
 //!                                           └─► wait     until the balancers have it in their kernels
 //! ```
 //!
@@ -26,7 +26,6 @@ mod hostname;
 mod object;
 mod perform;
 mod plan;
-mod say;
 mod selector;
 mod store;
 mod wait;
@@ -42,13 +41,13 @@ use clap::{Args, Subcommand};
 use action::{Action, Assignment};
 use failure::Failure;
 use perform::{Performer, Target, Work};
-use say::Say;
 use selector::{Names, Selector};
 use store::Store;
 use wait::Awaited;
 
-use super::run::chain;
-use crate::config::{Config, EtcdApi};
+use super::etcd;
+use super::say::Say;
+use crate::chain::chain;
 
 /// etcd's shortest lease is about this long.
 const SHORTEST_LEASE: Duration = Duration::from_secs(5);
@@ -56,6 +55,9 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(5);
 const LONGEST_LEASE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 const LONGEST_REASON: usize = 1024;
+
+const NOT_BY_V2: &str = "plimsoll ctl changes objects by etcd's v3 API, which does not see those of v2; \
+    go on with confctl until they have been moved, then write api = \"v3\"";
 
 const HELP: &str = "\
 SELECTOR is tag=REGEX[,tag=REGEX]; tags are dc, cluster, service, name; a value has to match as a whole.
@@ -193,38 +195,20 @@ impl Ctl {
             say.fault(&chain(&failure));
             code = failure.exit_code();
         }
-        match say.into_fault() {
-            Some(fault) if code == 0 => {
-                let failure = Failure::Output(fault);
-                Say::new(true).fault(&chain(&failure));
-                ExitCode::from(failure.exit_code())
-            }
-            Some(_) | None => ExitCode::from(code),
-        }
+        say.exit(code)
     }
 
     fn run(self, say: &mut Say) -> Result<(), Failure> {
         let work = self.mode.work()?;
         self.options.check(&work)?;
-        let etcd = Config::read_etcd(&self.options.config).map_err(Failure::Config)?;
-        match etcd.api {
-            EtcdApi::V3 => {}
-            EtcdApi::V2 => return Err(Failure::V2),
-        }
-        // The connection lives on a thread of its own, so that it outlasts a question and an editor.
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(Failure::Runtime)?;
+        let etcd = etcd::configured(&self.options.config, NOT_BY_V2)?;
         let mut performer = Performer {
             options: &self.options,
             store: Store::new(etcd),
             say,
             awaited: Awaited::default(),
         };
-        let performed = runtime.block_on(performer.perform(&work));
-        drop(performer);
-        runtime.shutdown_background();
-        performed
+        etcd::block_on(performer.perform(&work))?
     }
 }
 

@@ -2,13 +2,13 @@
 
 mod log;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use tracing::{error, info};
 
 use super::ConfigFile;
+use crate::chain::chain;
 use crate::daemon::{self, Options};
 use crate::snapshot::Mode;
 
@@ -78,15 +78,4 @@ impl Run {
             }
         }
     }
-}
-
-/// The error's text, then that of each cause.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -11,9 +11,9 @@ mod plan;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -21,13 +21,17 @@ use tokio::time::sleep;
 
 use self::object::Object;
 use self::plan::{Change, Plan, Removal, plan};
-use self::store::{Applied, BATCH, Store, StoreError};
-use super::run::chain;
+use self::store::{Applied, Store};
+use super::etcd::{self, BATCH, EtcdError};
+use super::say::Say;
 use super::{ConfigFile, exit};
 use crate::backoff::Backoff;
-use crate::config::{Config, Etcd, EtcdApi};
+use crate::chain::chain;
+use crate::config::Etcd;
 
-/// How often the changes are reckoned anew when others change the same objects, or an endpoint fails.
+const NOT_BY_V2: &str = "plimsoll sync writes by etcd's v3 API alone; use conftool-sync";
+
+/// How often the changes are reckoned anew when others change the same objects, or etcd fails.
 const TRIES: usize = 10;
 
 #[derive(Debug, Args)]
@@ -54,10 +58,9 @@ pub(super) struct Sync {
 /// Why etcd does not have what it should.
 #[derive(Debug)]
 enum Failure {
-    /// By endpoint.
-    Read(Vec<StoreError>),
-    /// The last try's, if it was not that others kept changing things.
-    Busy(Option<StoreError>),
+    Etcd(EtcdError),
+    /// Others kept changing the same objects.
+    Busy,
 }
 
 /// What came of it.
@@ -75,28 +78,23 @@ struct Outcome {
 }
 
 impl Sync {
-    #[expect(
-        clippy::print_stderr,
-        reason = "what a command says goes to its standard error"
-    )]
     pub(super) fn main(self) -> ExitCode {
-        let config = match Config::read_etcd(&self.file.config) {
-            Ok(config) => config,
-            Err(mistakes) => {
-                eprintln!("{mistakes}");
-                return ExitCode::from(exit::CONFIG);
+        let mut say = Say::new(false);
+        let code = match self.run(&mut say) {
+            Ok(code) => code,
+            Err(error) => {
+                say.fault(&chain(&error));
+                error.exit_code()
             }
         };
-        if config.api == EtcdApi::V2 {
-            eprintln!(
-                "{}: [etcd] api = \"v2\": plimsoll sync writes by etcd's v3 API alone; use conftool-sync",
-                self.file.config.display()
-            );
-            return ExitCode::from(exit::CONFIG);
-        }
+        say.exit(code)
+    }
+
+    fn run(&self, say: &mut Say) -> Result<u8, EtcdError> {
+        let config = etcd::configured(&self.file.config, NOT_BY_V2)?;
         let lists = files::read(&self.directory);
         for fault in &lists.faults {
-            eprintln!("{fault}");
+            say.fault(&fault.to_string());
         }
         let faulty = !lists.faults.is_empty();
         let removal = match (faulty, self.force) {
@@ -105,68 +103,41 @@ impl Sync {
             (false, false) => Removal::Guarded,
         };
         let listed: BTreeSet<Object> = lists.objects.into_keys().collect();
-        let outcome = match self.run(&config, &listed, removal) {
-            Ok(outcome) => outcome,
-            Err(cause) => {
-                eprintln!("cannot start the runtime: {cause}");
-                return ExitCode::from(exit::OS_ERROR);
-            }
+        let outcome = if listed.is_empty() {
+            // Nothing to add, nothing that may be removed.
+            Outcome::default()
+        } else {
+            etcd::block_on(sync(config, &listed, removal, self.dry_run))?
         };
-        if let Err(cause) = self.print(&outcome, &mut io::stdout().lock()) {
-            eprintln!("cannot write what was done: {cause}");
-            return ExitCode::from(exit::OS_ERROR);
-        }
+        self.tell(&outcome, say);
         for line in outcome.complaints() {
-            eprintln!("{line}");
+            say.fault(&line);
         }
-        ExitCode::from(outcome.code(faulty))
-    }
-
-    fn run(
-        &self,
-        config: &Etcd,
-        listed: &BTreeSet<Object>,
-        removal: Removal,
-    ) -> io::Result<Outcome> {
-        // Nothing to add, nothing that may be removed.
-        if listed.is_empty() {
-            return Ok(Outcome::default());
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let outcome = runtime.block_on(sync(config, listed, removal, self.dry_run));
-        // File reads that hang on their own threads are not waited for.
-        runtime.shutdown_background();
-        Ok(outcome)
+        Ok(outcome.code(faulty))
     }
 
     /// A line for each change, by object, and one on all of it.
-    fn print(&self, outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
+    fn tell(&self, outcome: &Outcome, say: &mut Say) {
         let done = !self.dry_run;
-        let changes = outcome.changes.values();
-        for change in changes {
-            writeln!(out, "{}", change.told(done))?;
+        for change in outcome.changes.values() {
+            say.line(&change.told(done));
         }
         let created = created(&outcome.changes);
         let removed = outcome.changes.len() - created;
         let would = if done { "" } else { "would be " };
-        let kept = outcome.plan.kept.len() + outcome.plan.held.values().flatten().count();
+        let kept = match outcome.plan.kept.len() + outcome.plan.held.values().flatten().count() {
+            0 => String::new(),
+            kept => format!("{kept} not listed and kept, "),
+        };
         let unchanged = outcome.unchanged;
-        write!(
-            out,
-            "sync: {created} {would}created, {removed} {would}removed, "
-        )?;
-        if kept > 0 {
-            write!(out, "{kept} not listed and kept, ")?;
-        }
-        writeln!(out, "{unchanged} unchanged")?;
-        out.flush()
+        say.line(&format!(
+            "sync: {created} {would}created, {removed} {would}removed, {kept}{unchanged} unchanged"
+        ));
     }
 }
 
 async fn sync(
-    config: &Etcd,
+    config: Arc<Etcd>,
     listed: &BTreeSet<Object>,
     removal: Removal,
     dry_run: bool,
@@ -176,12 +147,12 @@ async fn sync(
     let mut outcome = Outcome::default();
     // Sent, and the answer lost.
     let mut unsure: Vec<Change> = Vec::new();
-    let mut last = None;
+    let mut failure = Failure::Busy;
     for _ in 0..TRIES {
         let there = match store.read().await {
             Ok(there) => there,
-            Err(failures) => {
-                outcome.failure = Some(Failure::Read(failures));
+            Err(error) => {
+                outcome.failure = Some(Failure::Etcd(error));
                 return outcome;
             }
         };
@@ -198,30 +169,41 @@ async fn sync(
             return outcome;
         }
         match apply(&mut store, &outcome.plan.changes, &mut outcome.changes).await {
-            Ok(Applied::Yes) => return outcome,
-            Ok(Applied::Conflict) => last = None,
-            Err((batch, error)) => (unsure, last) = (batch, Some(error)),
+            Ok(()) => return outcome,
+            Err(stopped) => (unsure, failure) = (stopped.unsure, stopped.failure),
         }
         sleep(backoff.next()).await;
     }
-    outcome.failure = Some(Failure::Busy(last));
+    outcome.failure = Some(failure);
     outcome
 }
 
-/// Batch by batch, up to the first that is refused or fails; an error comes with the batch it happened to.
+/// Why not all batches were done.
+struct Stopped {
+    /// Of these nobody knows whether they were.
+    unsure: Vec<Change>,
+    failure: Failure,
+}
+
+/// Batch by batch, up to the first that is refused or fails.
 async fn apply(
-    store: &mut Store<'_>,
+    store: &mut Store,
     changes: &[Change],
     done: &mut BTreeMap<Object, Change>,
-) -> Result<Applied, (Vec<Change>, StoreError)> {
+) -> Result<(), Stopped> {
     for batch in changes.chunks(BATCH) {
-        match store.apply(batch).await {
-            Ok(Applied::Yes) => done.extend(by_object(batch.iter().cloned())),
-            Ok(Applied::Conflict) => return Ok(Applied::Conflict),
-            Err(error) => return Err((batch.to_vec(), error)),
-        }
+        let (doubt, failure) = match store.apply(batch).await {
+            Ok(Applied::Yes) => {
+                done.extend(by_object(batch.iter().cloned()));
+                continue;
+            }
+            Ok(Applied::Conflict { doubt }) => (doubt, Failure::Busy),
+            Err(error) => (true, Failure::Etcd(error)),
+        };
+        let unsure = if doubt { batch.to_vec() } else { Vec::new() };
+        return Err(Stopped { unsure, failure });
     }
-    Ok(Applied::Yes)
+    Ok(())
 }
 
 fn created(changes: &BTreeMap<Object, Change>) -> usize {
@@ -255,24 +237,18 @@ impl Outcome {
         }
         match &self.failure {
             None => {}
-            Some(Failure::Read(errors)) => {
-                lines.push("no endpoint of etcd gives the objects".to_owned());
-                lines.extend(errors.iter().map(|error| format!("  {}", chain(error))));
-            }
-            Some(Failure::Busy(None)) => lines.push(format!(
+            Some(Failure::Etcd(error)) => lines.push(chain(error)),
+            Some(Failure::Busy) => lines.push(format!(
                 "others change the same objects at the same time: given up after {TRIES} tries"
             )),
-            Some(Failure::Busy(Some(error))) => {
-                lines.push(format!("given up after {TRIES} tries: {}", chain(error)));
-            }
         }
         lines
     }
 
     fn code(&self, faulty: bool) -> u8 {
         match &self.failure {
-            Some(Failure::Read(_) | Failure::Busy(Some(_))) => exit::UNAVAILABLE,
-            Some(Failure::Busy(None)) => exit::CANNOT_CREATE,
+            Some(Failure::Etcd(error)) => error.exit_code(),
+            Some(Failure::Busy) => exit::CANNOT_CREATE,
             None if faulty || !self.plan.held.is_empty() => exit::DATA,
             None => 0,
         }

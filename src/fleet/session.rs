@@ -16,8 +16,9 @@ use url::Url;
 use super::statement::{Batch, Statement};
 use super::{Me, differs, record, wanted};
 use crate::backoff::Backoff;
+use crate::chain::chain;
 use crate::config::Etcd;
-use crate::etcd::{self, ConnectError};
+use crate::etcd::{self, ConnectError, words};
 use crate::event::SessionState;
 use crate::snapshot::Snapshot;
 
@@ -345,37 +346,4 @@ enum Over {
     /// We stop, and our peers know.
     OnceSaid,
     AtOnce,
-}
-
-/// The error's text, then that of each cause.
-fn chain(error: &ConnectError) -> String {
-    let cause = match error {
-        ConnectError::Endpoint { cause, .. } => Some(words(cause)),
-        ConnectError::File { cause, .. } => Some(cause.to_string()),
-        ConnectError::FilesHang(_) | ConnectError::Silent { .. } => None,
-    };
-    match cause {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
-
-/// What etcd or the way to it said, without the wrapping.
-fn words(error: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = error else {
-        return error.to_string();
-    };
-    if status.message().is_empty() {
-        return error.to_string();
-    }
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text += &format!(": {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

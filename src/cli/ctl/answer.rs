@@ -3,9 +3,9 @@
 use super::Options;
 use super::failure::Failure;
 use super::object::{InForce, Object};
-use super::say::Say;
 use super::yaml;
-use crate::cli::run::chain;
+use crate::chain::chain;
+use crate::cli::say::Say;
 
 /// confctl's line for each object, or all of them as one mapping.
 pub(super) fn get(

@@ -8,9 +8,9 @@ use super::action::Action;
 use super::failure::Failure;
 use super::object::Object;
 use super::perform::{Target, Work};
-use super::say::Say;
 use super::selector::Names;
 use super::yaml;
+use crate::cli::say::Say;
 
 /// confctl's own words, so that whoever knows them can go on using them.
 const SURE: &str = "Yes, I am sure of what I am doing.";

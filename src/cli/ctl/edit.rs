@@ -7,8 +7,8 @@ use std::process::{Command, ExitStatus};
 
 use super::action::{Assignment, BadMember, checked};
 use super::object::{InForce, Object};
-use super::say::Say;
 use super::yaml::{self, BadYaml, Members};
+use crate::cli::say::Say;
 use crate::conftool::Node;
 
 /// Debian's link to the system's editor.

@@ -8,9 +8,8 @@ use super::edit::EditError;
 use super::guard::Refusal;
 use super::object::BadObject;
 use super::selector::BadSelector;
-use super::store::StoreError;
+use crate::cli::etcd::EtcdError;
 use crate::cli::exit;
-use crate::config::Mistakes;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -46,26 +45,9 @@ pub(super) enum Failure {
     #[error("the change is in etcd, but\n{}", .0.join("\n"))]
     Held(Vec<String>),
     #[error(transparent)]
-    Store(Box<StoreError>),
-    #[error(transparent)]
-    Config(Mistakes),
-    #[error(
-        "[etcd] api = \"v2\": plimsoll ctl changes objects by etcd's v3 API, which does not see those of \
-         v2; go on with confctl until they have been moved, then write api = \"v3\""
-    )]
-    V2,
+    Etcd(#[from] EtcdError),
     #[error("cannot find out this host's name; say --hostname")]
     Hostname(#[source] io::Error),
-    #[error("cannot start the runtime")]
-    Runtime(#[source] io::Error),
-    #[error("cannot write the answer")]
-    Output(#[source] io::Error),
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Failure {
-        Failure::Store(Box::new(error))
-    }
 }
 
 impl Failure {
@@ -81,12 +63,11 @@ impl Failure {
             | Failure::Unreadable { .. }
             | Failure::Edit(_) => exit::DATA,
             Failure::Object(BadObject::None(_)) | Failure::NoMatch { .. } => exit::NO_INPUT,
-            Failure::Store(_) => exit::UNAVAILABLE,
-            Failure::Hostname(_) | Failure::Runtime(_) | Failure::Output(_) => exit::OS_ERROR,
+            Failure::Etcd(error) => error.exit_code(),
+            Failure::Hostname(_) => exit::OS_ERROR,
             Failure::Conflict { .. } => exit::CANNOT_CREATE,
             Failure::Late { .. } => exit::TEMPORARY,
             Failure::Guard(_) | Failure::Held(_) => exit::NO_PERMISSION,
-            Failure::Config(_) | Failure::V2 => exit::CONFIG,
         }
     }
 }

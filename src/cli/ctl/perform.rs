@@ -13,11 +13,12 @@ use super::failure::Failure;
 use super::guard::{self, Refusal};
 use super::object::{Change, Object};
 use super::plan::{Planned, Told, blows, writes};
-use super::say::Say;
 use super::selector::{Names, Selector};
-use super::store::{BATCH, Outcome, Scope, Store, Write};
+use super::store::{Outcome, Scope, Store, Write};
 use super::wait::{self, Awaited, Verdict};
 use crate::backoff::Backoff;
+use crate::cli::etcd::BATCH;
+use crate::cli::say::Say;
 use crate::conftool::{PoolPath, Pooled};
 use crate::fleet::record::APPLIED;
 

@@ -1,59 +1,21 @@
-//! What a command reads from etcd and writes there: objects, leases, the balancers' records. Each request
-//! goes to one endpoint after the other until one answers, for a bounded time.
+//! What `plimsoll ctl` reads from etcd and writes there: objects, leases, the balancers' records.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, Txn, TxnOp,
-    TxnOpResponse,
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
+    WatchOptions, WatchStream,
 };
-use tokio::time::{Instant, sleep, timeout};
-use url::Url;
 
 use super::object::{Object, Stored};
-use crate::backoff::Backoff;
+use crate::cli::etcd::{Endpoint, Endpoints, EtcdError};
 use crate::config::Etcd;
 use crate::conftool::{LEASES, PoolPath, is_tag};
-use crate::etcd::{ConnectError, connect};
-
-/// Objects of one transaction: each has two comparisons and two operations, and etcd takes 128 of either.
-pub(super) const BATCH: usize = 60;
-
-/// Keys of one answer.
-const PAGE: i64 = 2000;
-
-/// The largest answer: a page of the largest values that etcd takes would be more, but that is no pool.
-const LARGEST_ANSWER: usize = 256 * 1024 * 1024;
-
-/// Why etcd did not do it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("etcd at {endpoint} cannot {what}")]
-    Refused {
-        endpoint: Url,
-        what: &'static str,
-        #[source]
-        cause: Error,
-    },
-    #[error("etcd at {endpoint} did not {what} within {within:?}")]
-    Silent {
-        endpoint: Url,
-        what: &'static str,
-        within: Duration,
-    },
-    #[error("etcd's answer lacks {0}")]
-    Answer(&'static str),
-}
 
 pub(super) struct Store {
-    config: Arc<Etcd>,
-    client: Option<Client>,
-    /// Which endpoint is asked.
-    endpoint: usize,
+    etcd: Endpoints,
 }
 
 /// Which objects.
@@ -101,15 +63,13 @@ pub(super) struct Granted {
 impl Store {
     pub(super) fn new(config: Arc<Etcd>) -> Store {
         Store {
-            config,
-            client: None,
-            endpoint: 0,
+            etcd: Endpoints::new(config),
         }
     }
 
     /// Objects in order of their keys, all as of one revision. Keys that are no object's are passed over.
-    pub(super) async fn read(&mut self, scope: &Scope) -> Result<Vec<Object>, StoreError> {
-        let prefix = self.config.prefix.clone();
+    pub(super) async fn read(&mut self, scope: &Scope) -> Result<Vec<Object>, EtcdError> {
+        let prefix = self.etcd.prefix().to_owned();
         let below = match scope {
             Scope::All => String::new(),
             Scope::Pool(pool) => format!("{pool}/"),
@@ -117,9 +77,11 @@ impl Store {
         let nodes = format!("{prefix}/{below}");
         let leases = format!("{LEASES}{below}");
         let (nodes, leases) = self
-            .request("read the objects", async |client: &mut Client| {
-                let (nodes, revision) = range(client, &nodes, 0).await?;
-                let (leases, _) = range(client, &leases, revision).await?;
+            .etcd
+            .request("gives the objects", async |endpoint: &Endpoint| {
+                let mut reading = endpoint.reading();
+                let nodes = reading.below(&nodes, GetOptions::new()).await?;
+                let leases = reading.below(&leases, GetOptions::new()).await?;
                 Ok((nodes, leases))
             })
             .await?;
@@ -147,17 +109,14 @@ impl Store {
     pub(super) async fn read_again(
         &mut self,
         objects: &[Object],
-    ) -> Result<Vec<Object>, StoreError> {
+    ) -> Result<Vec<Object>, EtcdError> {
         let gets = |object: &Object| {
             let get = |key| TxnOp::get(key, None);
             [get(self.node_key(object)), get(lease_key(object))]
         };
         let gets: Vec<TxnOp> = objects.iter().flat_map(gets).collect();
-        let answer = self
-            .request("read the objects again", async |client: &mut Client| {
-                client.txn(Txn::new().and_then(gets.clone())).await
-            })
-            .await?;
+        let gets = Txn::new().and_then(gets);
+        let (answer, _) = self.etcd.transact("gives the objects again", &gets).await?;
         let found: Vec<Option<Stored>> = answer
             .op_responses()
             .into_iter()
@@ -167,7 +126,7 @@ impl Store {
             })
             .collect();
         if found.len() != 2 * objects.len() {
-            return Err(StoreError::Answer("some of the objects"));
+            return Err(EtcdError::Answer("some of the objects"));
         }
         let again = |(object, found): (&Object, &[Option<Stored>])| Object {
             node: found[0].clone(),
@@ -177,8 +136,8 @@ impl Store {
         Ok(objects.iter().zip(found.chunks(2)).map(again).collect())
     }
 
-    /// All of it or nothing, if every object is still as it was read. At most [`BATCH`] objects.
-    pub(super) async fn write(&mut self, writes: &[Write]) -> Result<Outcome, StoreError> {
+    /// All of it or nothing, if every object is still as it was read. At most [`BATCH`](crate::cli::etcd::BATCH) objects.
+    pub(super) async fn write(&mut self, writes: &[Write]) -> Result<Outcome, EtcdError> {
         let unchanged = |key: String, stored: &Option<Stored>| {
             // A key that does not exist has revision 0.
             let revision = stored.as_ref().map_or(0, |stored| stored.revision);
@@ -193,17 +152,11 @@ impl Store {
         let compares: Vec<Compare> = writes.iter().flat_map(compares).collect();
         let operations: Vec<TxnOp> = writes.iter().flat_map(|w| self.operations(w)).collect();
         let txn = Txn::new().when(compares).and_then(operations);
-        let mut tries = 0_u32;
-        let answer = self
-            .request("write the objects", async |client: &mut Client| {
-                tries += 1;
-                client.txn(txn.clone()).await
-            })
-            .await?;
+        let (answer, doubt) = self.etcd.transact("takes the changes", &txn).await?;
         if !answer.succeeded() {
-            return Ok(Outcome::Changed { doubt: tries > 1 });
+            return Ok(Outcome::Changed { doubt });
         }
-        let header = answer.header().ok_or(StoreError::Answer("its revision"))?;
+        let header = answer.header().ok_or(EtcdError::Answer("its revision"))?;
         Ok(Outcome::Done(header.revision()))
     }
 
@@ -224,11 +177,14 @@ impl Store {
     }
 
     /// A lease that etcd ends by itself.
-    pub(super) async fn grant(&mut self, ttl: Duration) -> Result<Granted, StoreError> {
+    pub(super) async fn grant(&mut self, ttl: Duration) -> Result<Granted, EtcdError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let answer = self
-            .request("grant a lease", async |client: &mut Client| {
-                client.lease_grant(seconds, None).await
+            .etcd
+            .request("grants a lease", async |endpoint: &Endpoint| {
+                let grant =
+                    endpoint.ask(async |mut client| client.lease_grant(seconds, None).await);
+                grant.await
             })
             .await?;
         Ok(Granted {
@@ -238,31 +194,30 @@ impl Store {
     }
 
     /// Ends a lease that nothing stands under.
-    pub(super) async fn revoke(&mut self, granted: Granted) -> Result<(), StoreError> {
-        self.request("revoke a lease", async |client: &mut Client| {
-            client.lease_revoke(granted.id).await.map(drop)
-        })
-        .await
+    pub(super) async fn revoke(&mut self, granted: Granted) -> Result<(), EtcdError> {
+        let revoke = self
+            .etcd
+            .request("ends a lease", async |endpoint: &Endpoint| {
+                let revoke = endpoint.ask(async |mut client| client.lease_revoke(granted.id).await);
+                revoke.await
+            });
+        revoke.await.map(drop)
     }
 
     /// All keys below some prefixes with their values, as of the revision that comes with them.
     pub(super) async fn below(
         &mut self,
         prefixes: &[&str],
-    ) -> Result<(Vec<(String, Vec<u8>)>, i64), StoreError> {
+    ) -> Result<(Vec<(String, Vec<u8>)>, i64), EtcdError> {
         let (found, revision) = self
-            .request(
-                "read what the balancers say",
-                async |client: &mut Client| {
-                    let (mut found, mut at) = (Vec::new(), 0);
-                    for prefix in prefixes {
-                        let (more, revision) = range(client, prefix, at).await?;
-                        found.extend(more);
-                        at = revision;
-                    }
-                    Ok((found, at))
-                },
-            )
+            .etcd
+            .request("tells of the balancers", async |endpoint: &Endpoint| {
+                let (mut reading, mut found) = (endpoint.reading(), Vec::new());
+                for prefix in prefixes {
+                    found.append(&mut reading.below(prefix, GetOptions::new()).await?);
+                }
+                Ok((found, reading.revision()))
+            })
             .await?;
         let pair = |kv: KeyValue| {
             let (key, value) = kv.into_key_value();
@@ -271,116 +226,34 @@ impl Store {
         Ok((found.into_iter().filter_map(pair).collect(), revision))
     }
 
-    /// A connection of its own to the endpoint that answered last.
-    pub(super) async fn client(&mut self) -> Result<Client, StoreError> {
-        if let Some(client) = &self.client {
-            return Ok(client.clone());
-        }
-        let client = connect(&self.config, self.at()).await?;
-        self.client = Some(client.clone());
-        Ok(client)
+    /// Changes of all keys below two prefixes, from a revision on.
+    pub(super) async fn watch(
+        &mut self,
+        prefixes: [&str; 2],
+        revision: i64,
+    ) -> Result<WatchStream, EtcdError> {
+        let options = WatchOptions::new().with_prefix();
+        let options = options.with_start_revision(revision);
+        let watch = self
+            .etcd
+            .request("tells of the balancers", async |endpoint: &Endpoint| {
+                let watch = endpoint.ask(async |mut client| {
+                    let mut stream = client.watch(prefixes[0], Some(options.clone())).await?;
+                    stream.watch(prefixes[1], Some(options.clone())).await?;
+                    Ok(stream)
+                });
+                watch.await
+            });
+        watch.await
     }
 
-    /// The endpoint that is asked now has failed: the next one is asked from here on.
+    /// The endpoint that was asked last is of no more use.
     pub(super) fn next_endpoint(&mut self) {
-        self.client = None;
-        self.endpoint += 1;
-    }
-
-    /// The endpoint that is asked.
-    pub(super) fn at(&self) -> &Url {
-        &self.config.endpoints[self.endpoint % self.config.endpoints.len()]
+        self.etcd.leave();
     }
 
     fn node_key(&self, object: &Object) -> String {
-        format!("{}/{object}", self.config.prefix)
-    }
-
-    /// Asks each endpoint in turn; when all have failed, again, as long as twice the timeout is not over:
-    /// a cluster that elects a leader refuses for a second or two.
-    async fn request<T>(
-        &mut self,
-        what: &'static str,
-        mut ask: impl AsyncFnMut(&mut Client) -> Result<T, Error>,
-    ) -> Result<T, StoreError> {
-        let within = self.config.timeout;
-        let end = Instant::now() + 2 * within;
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        loop {
-            let mut last = None;
-            for _ in 0..self.config.endpoints.len() {
-                let answer = match self.client().await {
-                    Err(error) => Err(error),
-                    Ok(mut client) => match timeout(within, ask(&mut client)).await {
-                        Ok(Ok(answer)) => return Ok(answer),
-                        Ok(Err(cause)) => {
-                            let endpoint = self.at().clone();
-                            let last_word = is_last_word(&cause);
-                            let refused = StoreError::Refused {
-                                endpoint,
-                                what,
-                                cause,
-                            };
-                            if last_word {
-                                return Err(refused);
-                            }
-                            Err(refused)
-                        }
-                        Err(_) => Err(StoreError::Silent {
-                            endpoint: self.at().clone(),
-                            what,
-                            within,
-                        }),
-                    },
-                };
-                last = Some(answer);
-                self.next_endpoint();
-            }
-            match last {
-                Some(answer) if Instant::now() >= end => return answer,
-                Some(_) | None => sleep(backoff.next()).await,
-            }
-        }
-    }
-}
-
-/// Whether another endpoint would say the same: what was asked is wrong or not allowed.
-fn is_last_word(error: &Error) -> bool {
-    /// INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION
-    /// (gRPC's doc/statuscodes.md).
-    const LAST_WORDS: [i32; 5] = [3, 5, 7, 8, 9];
-    matches!(error, Error::GRpcStatus(status) if LAST_WORDS.contains(&(status.code() as i32)))
-}
-
-/// All keys with a prefix as of a revision, 0 for now; page by page, since an answer has a size.
-async fn range(
-    client: &mut Client,
-    prefix: &str,
-    revision: i64,
-) -> Result<(Vec<KeyValue>, i64), Error> {
-    let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-    // One more than the prefix's last byte ends the range; a prefix ends in '/'.
-    let end = format!("{}0", prefix.strip_suffix('/').unwrap_or(prefix));
-    let (mut from, mut revision) = (prefix.as_bytes().to_vec(), revision);
-    let mut found = Vec::new();
-    loop {
-        let options = GetOptions::new()
-            .with_range(end.clone())
-            .with_limit(PAGE)
-            .with_revision(revision);
-        let mut answer = kv.get(from, Some(options)).await?;
-        if revision == 0 {
-            revision = answer.header().map_or(0, |header| header.revision());
-        }
-        let more = answer.more();
-        found.append(&mut answer.take_kvs());
-        match found.last() {
-            Some(last) if more => {
-                from = last.key().to_vec();
-                from.push(0);
-            }
-            Some(_) | None => return Ok((found, revision)),
-        }
+        format!("{}/{object}", self.etcd.prefix())
     }
 }
 

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::EventType;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::guard::Records;
-use super::store::{Store, StoreError};
+use super::store::Store;
 use crate::backoff::Backoff;
+use crate::cli::etcd::EtcdError;
 use crate::conftool::PoolPath;
 use crate::fleet::record::{APPLIED, BALANCERS, Pool};
 
@@ -37,7 +38,7 @@ pub(super) async fn wait(
     awaited: &Awaited,
     within: Duration,
     mut say: impl FnMut(&str),
-) -> Result<Verdict, StoreError> {
+) -> Result<Verdict, EtcdError> {
     let end = Instant::now() + within;
     let mut fleet = Fleet::new(awaited);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -65,17 +66,21 @@ async fn follow(
     store: &mut Store,
     fleet: &mut Fleet<'_>,
     say: &mut impl FnMut(&str),
-) -> Result<(), StoreError> {
+) -> Result<(), EtcdError> {
     let (records, revision) = store.below(&[BALANCERS, APPLIED]).await?;
     fleet.start_over(records);
-    let mut news = Watches::open(store, revision + 1).await?;
+    let mut news = store.watch([BALANCERS, APPLIED], revision + 1).await?;
     loop {
         fleet.news().iter().for_each(|line| say(line));
         if fleet.is_done() {
             fleet.idle().iter().for_each(|line| say(line));
             return Ok(());
         }
-        let response = news.next().await?;
+        let response = match news.message().await {
+            Ok(Some(response)) if !response.canceled() => response,
+            // Compacted, without a leader, closed: all is read anew.
+            Ok(_) | Err(_) => return Err(EtcdError::Answer("more of the watch")),
+        };
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
             let Ok(key) = std::str::from_utf8(kv.key()) else {
@@ -86,41 +91,6 @@ async fn follow(
                 EventType::Delete => None,
             };
             fleet.set(key, value);
-        }
-    }
-}
-
-/// Both prefixes on one stream.
-struct Watches {
-    stream: WatchStream,
-}
-
-impl Watches {
-    async fn open(store: &mut Store, revision: i64) -> Result<Watches, StoreError> {
-        let options = || {
-            WatchOptions::new()
-                .with_prefix()
-                .with_start_revision(revision)
-        };
-        let mut client = store.client().await?;
-        let endpoint = store.at().clone();
-        let refused = |cause| StoreError::Refused {
-            endpoint: endpoint.clone(),
-            what: "watch the balancers",
-            cause,
-        };
-        let stream = client.watch(APPLIED, Some(options())).await;
-        let mut stream = stream.map_err(refused)?;
-        let also = stream.watch(BALANCERS, Some(options())).await;
-        also.map_err(refused)?;
-        Ok(Watches { stream })
-    }
-
-    async fn next(&mut self) -> Result<WatchResponse, StoreError> {
-        match self.stream.message().await {
-            Ok(Some(response)) if !response.canceled() => Ok(response),
-            // Compacted, without a leader, closed: all is read anew.
-            Ok(_) | Err(_) => Err(StoreError::Answer("more of the watch")),
         }
     }
 }

@@ -2,6 +2,9 @@
 //! that cannot be written is remembered.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use super::exit;
 
 pub(super) struct Say {
     quiet: bool,
@@ -56,8 +59,14 @@ impl Say {
         io::stdin().is_terminal() && io::stdout().is_terminal()
     }
 
-    /// The first line that could not be written.
-    pub(super) fn into_fault(self) -> Option<io::Error> {
-        self.fault
+    /// The command's exit code: this one, unless all is well and yet some of the answer could not be written.
+    pub(super) fn exit(self, code: u8) -> ExitCode {
+        match &self.fault {
+            Some(fault) if code == 0 => {
+                self.fault(&format!("cannot write the answer: {fault}"));
+                ExitCode::from(exit::OS_ERROR)
+            }
+            Some(_) | None => ExitCode::from(code),
+        }
     }
 }
