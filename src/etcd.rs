@@ -6,7 +6,7 @@
 
 mod read;
 
-pub use read::{Reader, RequestError, after, next};
+pub use read::{LONGEST, Reader, RequestError, after, next};
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};

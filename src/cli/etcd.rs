@@ -139,6 +139,18 @@ impl Endpoints {
         }
     }
 
+    /// One request, one answer.
+    pub(super) async fn ask<T>(
+        &mut self,
+        what: &'static str,
+        mut ask: impl AsyncFnMut(Client) -> Result<T, Error>,
+    ) -> Result<T, EtcdError> {
+        let answer = self.request(what, async |endpoint: &Endpoint| {
+            endpoint.ask(&mut ask).await
+        });
+        answer.await
+    }
+
     /// A transaction, and whether an earlier try of it had no answer: then what it finds may be its own work.
     pub(super) async fn transact(
         &mut self,
@@ -146,11 +158,9 @@ impl Endpoints {
         transaction: &Txn,
     ) -> Result<(TxnResponse, bool), EtcdError> {
         let mut tries = 0_u32;
-        let answer = self.request(what, async |endpoint: &Endpoint| {
+        let answer = self.ask(what, async |mut client: Client| {
             tries += 1;
-            endpoint
-                .ask(async |mut client| client.txn(transaction.clone()).await)
-                .await
+            client.txn(transaction.clone()).await
         });
         let answer = answer.await?;
         Ok((answer, tries > 1))
@@ -179,8 +189,7 @@ impl Endpoints {
 }
 
 impl Endpoint {
-    /// One request, one answer.
-    pub(super) async fn ask<T>(
+    async fn ask<T>(
         &self,
         request: impl AsyncFnOnce(Client) -> Result<T, Error>,
     ) -> Result<T, Fault> {

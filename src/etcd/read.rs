@@ -9,8 +9,8 @@ use super::words;
 
 /// Keys a page, at first; halved while a page is too long for a message.
 const PAGE: i64 = 2000;
-/// A message may be so long. etcd takes requests of up to 1.5 MiB, and so no value is longer.
-const LONGEST: usize = 16 * 1024 * 1024;
+/// A message may be so long. etcd takes requests of up to 1.5 MiB, and a transaction comes in one message.
+pub const LONGEST: usize = 16 * 1024 * 1024;
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ impl Reader {
         }
     }
 
-    /// As of which revision all is that was read; 0 as long as that is nothing.
+    /// As of which revision all is that was read; 0 before the first page.
     pub fn revision(&self) -> i64 {
         self.revision.unwrap_or(0)
     }
@@ -137,5 +137,18 @@ fn trouble(error: &Error) -> Trouble {
         Trouble::TooLong
     } else {
         Trouble::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directorys_keys_end_before_what_comes_after_it() {
+        assert_eq!(after("d/c/s/"), "d/c/s0");
+        let end = after("d/c/s/").into_bytes();
+        assert!(b"d/c/s/\xff\xff".to_vec() < end && b"d/c/s-2/".to_vec() < end);
+        assert!(b"d/c/s0".to_vec() >= end);
     }
 }

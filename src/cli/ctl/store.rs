@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
-    WatchOptions, WatchStream,
+    Client, Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp,
+    TxnOpResponse, WatchOptions, WatchStream,
 };
 
 use super::object::{Object, Stored};
@@ -136,7 +136,8 @@ impl Store {
         Ok(objects.iter().zip(found.chunks(2)).map(again).collect())
     }
 
-    /// All of it or nothing, if every object is still as it was read. At most [`BATCH`](crate::cli::etcd::BATCH) objects.
+    /// All of it or nothing, if every object is still as it was read. At most
+    /// [`BATCH`](crate::cli::etcd::BATCH) objects.
     pub(super) async fn write(&mut self, writes: &[Write]) -> Result<Outcome, EtcdError> {
         let unchanged = |key: String, stored: &Option<Stored>| {
             // A key that does not exist has revision 0.
@@ -181,10 +182,8 @@ impl Store {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let answer = self
             .etcd
-            .request("grants a lease", async |endpoint: &Endpoint| {
-                let grant =
-                    endpoint.ask(async |mut client| client.lease_grant(seconds, None).await);
-                grant.await
+            .ask("grants a lease", async |mut client: Client| {
+                client.lease_grant(seconds, None).await
             })
             .await?;
         Ok(Granted {
@@ -195,12 +194,9 @@ impl Store {
 
     /// Ends a lease that nothing stands under.
     pub(super) async fn revoke(&mut self, granted: Granted) -> Result<(), EtcdError> {
-        let revoke = self
-            .etcd
-            .request("ends a lease", async |endpoint: &Endpoint| {
-                let revoke = endpoint.ask(async |mut client| client.lease_revoke(granted.id).await);
-                revoke.await
-            });
+        let revoke = self.etcd.ask("ends a lease", async |mut client: Client| {
+            client.lease_revoke(granted.id).await
+        });
         revoke.await.map(drop)
     }
 
@@ -234,17 +230,12 @@ impl Store {
     ) -> Result<WatchStream, EtcdError> {
         let options = WatchOptions::new().with_prefix();
         let options = options.with_start_revision(revision);
-        let watch = self
-            .etcd
-            .request("tells of the balancers", async |endpoint: &Endpoint| {
-                let watch = endpoint.ask(async |mut client| {
-                    let mut stream = client.watch(prefixes[0], Some(options.clone())).await?;
-                    stream.watch(prefixes[1], Some(options.clone())).await?;
-                    Ok(stream)
-                });
-                watch.await
-            });
-        watch.await
+        let watch = async |mut client: Client| {
+            let mut stream = client.watch(prefixes[0], Some(options.clone())).await?;
+            stream.watch(prefixes[1], Some(options.clone())).await?;
+            Ok(stream)
+        };
+        self.etcd.ask("tells of the balancers", watch).await
     }
 
     /// The endpoint that was asked last is of no more use.

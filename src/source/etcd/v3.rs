@@ -18,7 +18,7 @@ use url::Url;
 use super::news::{Change, Entry, News, Tree};
 use crate::config::Etcd;
 use crate::conftool::PoolPath;
-use crate::etcd::{ConnectError, connect};
+use crate::etcd::{ConnectError, LONGEST, RequestError, connect, words};
 use read::Wanted;
 
 /// How often the server is asked how far the watch is.
@@ -27,24 +27,17 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many responses that are ready together are taken together.
 const TOGETHER: usize = 256;
-/// A message may be so long. etcd takes requests of up to 1.5 MiB, and a transaction comes in one message.
-const LONGEST: usize = 16 * 1024 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("cannot read {what}: {}", say(cause))]
-    Read {
-        what: String,
-        cause: etcd_client::Error,
-    },
-    #[error("reading {what} took longer than {within:?}")]
-    ReadHangs { what: String, within: Duration },
+    #[error("cannot read {what}: {cause}")]
+    Read { what: String, cause: RequestError },
     #[error("{0} was compacted again and again while it was read")]
     Restless(String),
-    #[error("cannot watch: {}", say(.0))]
+    #[error("cannot watch: {}", words(.0))]
     Watch(etcd_client::Error),
     #[error("the watch ended")]
     Closed,
@@ -239,22 +232,4 @@ impl Batch {
             }
         }
     }
-}
-
-/// The library's own words carry a whole response's metadata with them.
-fn say(error: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = error else {
-        return error.to_string();
-    };
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -1,18 +1,16 @@
-//! Reads the wanted pools, and nothing else, at one revision: page by page, since a message is limited.
+//! Reads the wanted pools, and nothing else, at one revision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, GetResponse, KvClient};
-use tokio::time::timeout;
+use etcd_client::{Client, GetOptions};
 
 use super::super::news::{Entry, MOST_KEYS, News, Tree};
-use super::{Ended, LONGEST};
+use super::Ended;
 use crate::conftool::{LEASES, PoolPath};
+use crate::etcd::{Reader, RequestError, after, next};
 
-/// Keys a page, at first; halved while a page is too long for a message.
-const PAGE: i64 = 2000;
 /// How often a read that was overtaken by a compaction is begun anew.
 const AGAIN: usize = 5;
 
@@ -22,18 +20,6 @@ pub(super) struct Wanted {
     prefix: String,
     /// `DC/CLUSTER/SERVICE/`, in the order of the keys.
     directories: BTreeSet<String>,
-}
-
-/// Why a page did not come.
-enum Missed {
-    Compacted,
-    Ended(Ended),
-}
-
-impl From<Ended> for Missed {
-    fn from(ended: Ended) -> Missed {
-        Missed::Ended(ended)
-    }
 }
 
 impl Wanted {
@@ -76,21 +62,82 @@ impl Wanted {
         client: &Client,
         within: Duration,
     ) -> Result<(i64, News), Ended> {
-        let mut reader = Reader {
-            client: client.kv_client().max_decoding_message_size(LONGEST),
-            within,
-            wanted: self,
-            page: PAGE,
-            revision: None,
-        };
+        let mut reader = Reader::new(client, within);
         for _ in 0..AGAIN {
-            match reader.read().await {
-                Ok(read) => return Ok(read),
-                Err(Missed::Ended(ended)) => return Err(ended),
-                Err(Missed::Compacted) => reader.revision = None,
+            match self.read_once(&mut reader).await {
+                Err(Ended::Read {
+                    cause: RequestError::Compacted,
+                    ..
+                }) => reader.start_over(),
+                read => return read,
             }
         }
         Err(Ended::Restless(self.prefix.clone()))
+    }
+
+    async fn read_once(&self, reader: &mut Reader) -> Result<(i64, News), Ended> {
+        let pools = self.tree(Tree::Pools, reader).await?;
+        let leases = self.tree(Tree::Leases, reader).await?;
+        let revision = reader.revision();
+        let all = News::All {
+            revision: u64::try_from(revision).unwrap_or_default(),
+            pools,
+            leases,
+        };
+        Ok((revision, all))
+    }
+
+    /// Goes through the keys from one wanted directory to the next; what lies between them is skipped
+    /// where it is more than a page.
+    async fn tree(
+        &self,
+        tree: Tree,
+        reader: &mut Reader,
+    ) -> Result<BTreeMap<String, Entry>, Ended> {
+        let root = self.root(tree).as_bytes();
+        let mut found = BTreeMap::new();
+        let mut directory = self.directories.first().map(String::as_str);
+        let (mut from, end) = self.range(tree);
+        let options = GetOptions::new().with_range(end);
+        let mut in_directory = 0;
+        while let Some(current) = directory {
+            let start = [root, current.as_bytes()].concat();
+            from = from.max(start);
+            let page = reader.page(&from, &options).await;
+            let page = page.map_err(|cause| Ended::Read {
+                what: String::from_utf8_lossy(&from).into_owned(),
+                cause,
+            })?;
+            for kv in page.kvs() {
+                let Some(key) = self.key(tree, kv.key()) else {
+                    continue;
+                };
+                let modified = u64::try_from(kv.mod_revision()).unwrap_or_default();
+                found.insert(key, Entry::new(kv.value(), modified));
+            }
+            let Some(last) = page.kvs().last().filter(|_| page.more()) else {
+                break;
+            };
+            from = next(last.key());
+            let below = String::from_utf8_lossy(&from[root.len()..]).into_owned();
+            let next = self.directory(&below);
+            in_directory = if next == directory {
+                in_directory + page.kvs().len()
+            } else {
+                0
+            };
+            directory = next;
+            // The mirror refuses such a pool; what more it has need not be read.
+            if in_directory > MOST_KEYS
+                && let Some(full) = directory
+            {
+                let past = after(full);
+                from = [root, past.as_bytes()].concat();
+                directory = self.directory(&past);
+                in_directory = 0;
+            }
+        }
+        Ok(found)
     }
 
     /// The first wanted directory of which some key may be at `from` or later.
@@ -105,137 +152,6 @@ impl Wanted {
         });
         directory.map(String::as_str)
     }
-}
-
-struct Reader<'a> {
-    client: KvClient,
-    within: Duration,
-    wanted: &'a Wanted,
-    page: i64,
-    /// The first page's; all others are of it too.
-    revision: Option<i64>,
-}
-
-impl Reader<'_> {
-    async fn read(&mut self) -> Result<(i64, News), Missed> {
-        let pools = self.tree(Tree::Pools).await?;
-        let leases = self.tree(Tree::Leases).await?;
-        let revision = self.revision.ok_or(Ended::Senseless("revision"))?;
-        let all = News::All {
-            revision: u64::try_from(revision).unwrap_or_default(),
-            pools,
-            leases,
-        };
-        Ok((revision, all))
-    }
-
-    /// Goes through the keys from one wanted directory to the next; what lies between them is skipped
-    /// where it is more than a page.
-    async fn tree(&mut self, tree: Tree) -> Result<BTreeMap<String, Entry>, Missed> {
-        let root = self.wanted.root(tree).as_bytes();
-        let mut found = BTreeMap::new();
-        let mut directory = self.wanted.directories.first().map(String::as_str);
-        let (mut from, end) = self.wanted.range(tree);
-        let mut in_directory = 0;
-        while let Some(current) = directory {
-            let start = [root, current.as_bytes()].concat();
-            from = from.max(start);
-            let page = self.page(from.clone(), end.clone()).await?;
-            for kv in page.kvs() {
-                let Some(key) = self.wanted.key(tree, kv.key()) else {
-                    continue;
-                };
-                let modified = u64::try_from(kv.mod_revision()).unwrap_or_default();
-                found.insert(key, Entry::new(kv.value(), modified));
-            }
-            let Some(last) = page.kvs().last().filter(|_| page.more()) else {
-                break;
-            };
-            from = [last.key(), &[0]].concat();
-            let below = String::from_utf8_lossy(&from[root.len()..]).into_owned();
-            let next = self.wanted.directory(&below);
-            in_directory = if next == directory {
-                in_directory + page.kvs().len()
-            } else {
-                0
-            };
-            directory = next;
-            // The mirror refuses such a pool; what more it has need not be read.
-            if in_directory > MOST_KEYS
-                && let Some(full) = directory
-            {
-                let past = after(full);
-                from = [root, past.as_bytes()].concat();
-                directory = self.wanted.directory(&past);
-                in_directory = 0;
-            }
-        }
-        Ok(found)
-    }
-
-    async fn page(&mut self, from: Vec<u8>, end: Vec<u8>) -> Result<GetResponse, Missed> {
-        loop {
-            let options = GetOptions::new()
-                .with_range(end.clone())
-                .with_limit(self.page)
-                .with_revision(self.revision.unwrap_or(0));
-            let get = self.client.get(from.clone(), Some(options));
-            let what = || String::from_utf8_lossy(&from).into_owned();
-            let page = timeout(self.within, get)
-                .await
-                .map_err(|_| Ended::ReadHangs {
-                    what: what(),
-                    within: self.within,
-                })?;
-            match page {
-                Ok(page) => {
-                    let header = page.header().ok_or(Ended::Senseless("header"))?;
-                    self.revision.get_or_insert(header.revision());
-                    return Ok(page);
-                }
-                Err(cause) => match trouble(&cause) {
-                    Trouble::Compacted if self.revision.is_some() => return Err(Missed::Compacted),
-                    Trouble::TooLong if self.page > 1 => self.page /= 2,
-                    Trouble::Compacted | Trouble::TooLong | Trouble::Other => {
-                        return Err(Ended::Read {
-                            what: what(),
-                            cause,
-                        }
-                        .into());
-                    }
-                },
-            }
-        }
-    }
-}
-
-enum Trouble {
-    Compacted,
-    /// For the limit of a message.
-    TooLong,
-    Other,
-}
-
-/// Both have the code OUT_OF_RANGE; only the words differ.
-fn trouble(error: &etcd_client::Error) -> Trouble {
-    let etcd_client::Error::GRpcStatus(status) = error else {
-        return Trouble::Other;
-    };
-    let says = |words| status.message().contains(words);
-    if says("revision has been compacted") {
-        Trouble::Compacted
-    } else if says("message length too large") || says("message larger than max") {
-        Trouble::TooLong
-    } else {
-        Trouble::Other
-    }
-}
-
-/// The first text after all that begin with this one, which ends with a slash.
-fn after(directory: &str) -> String {
-    let open = directory.strip_suffix('/').unwrap_or(directory);
-    // The byte after '/' in ASCII.
-    format!("{open}0")
 }
 
 #[cfg(test)]
@@ -285,7 +201,6 @@ mod tests {
         ] {
             assert_eq!(wanted.directory(from), expected, "{from:?}");
         }
-        assert_eq!(after("d/c/s/"), "d/c/s0");
         let whole = (b"/pools/d/c/s-2/".to_vec(), b"/pools/d/x/s0".to_vec());
         assert_eq!(wanted.range(Tree::Pools), whole);
     }
