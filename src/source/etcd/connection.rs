@@ -10,6 +10,7 @@ use url::Url;
 
 use super::news::News;
 use super::{v2, v3};
+use crate::chain::chain;
 use crate::config::{Etcd, EtcdApi};
 use crate::conftool::PoolPath;
 
@@ -72,13 +73,4 @@ impl Connection {
             None => Heard::Ended("the connection is gone".to_owned()),
         }
     }
-}
-
-/// An error's text with those of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
