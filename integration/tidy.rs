@@ -16,11 +16,13 @@ fn allowed(module: &str) -> Option<BTreeSet<&'static str>> {
     let words = || WORDS.iter().copied();
     Some(match module {
         _ if WORDS.contains(&module) => words().collect(),
-        "backoff" | "chain" => BTreeSet::new(),
+        "backoff" | "chain" | "state" => BTreeSet::new(),
         "etcd" => words().collect(),
         "pool" => words().collect(),
         "balancer" => words().chain(["pool"]).collect(),
-        _ if EDGES.contains(&module) => words().chain(["backoff", "chain", "etcd"]).collect(),
+        _ if EDGES.contains(&module) => words()
+            .chain(["backoff", "chain", "etcd", "state"])
+            .collect(),
         "control" => words().chain(["balancer"]).collect(),
         // The wiring imports anything.
         "daemon" | "cli" | "main" | "lib" => return None,

@@ -15,7 +15,7 @@
 //! equal to it and report what they applied as events.
 //!
 //! Who may import whom, held by a test (`integration/tidy.rs`): words import words; decisions import words;
-//! edges import words, `backoff`, `chain`, `etcd` and their own children, never each other or a decision; `control`
+//! edges import words, `backoff`, `chain`, `etcd`, `state` and their own children, never each other or a decision; `control`
 //! imports words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this order:
 
 // Words: plain data, no logic that waits or decides.
@@ -41,6 +41,7 @@ pub mod ipvs;
 pub mod monitor;
 pub mod resolver;
 pub mod source;
+pub mod state;
 
 // Wiring: imports anything; nothing imports it.
 pub mod cli;

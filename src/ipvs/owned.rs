@@ -5,8 +5,7 @@
 //! on a thread for it, one write at a time, and is waited for only so long.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::service::{Protocol, VirtualService};
+use crate::state;
 
 const FILE: &str = "owned-services.json";
 /// How long a write may hold up the programming of a new service.
@@ -163,20 +163,11 @@ fn read(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
     Ok(content.services.into_iter().map(key).collect())
 }
 
-/// Keeps what we can't read for someone who can, and says so.
 fn aside(path: &Path, why: &str) -> String {
-    let bad = path.with_extension("json.bad");
-    let moved = match std::fs::rename(path, &bad) {
-        Ok(()) => format!("moved to {}", bad.display()),
-        Err(e) => format!("cannot be moved aside: {e}"),
-    };
-    format!(
-        "{} cannot be read: {why}; {moved}; services removed while the daemon was down stay in IPVS",
-        path.display()
-    )
+    let told = state::set_aside(path, why);
+    format!("{told}; services removed while the daemon was down stay in IPVS")
 }
 
-/// So that after a crash at any moment the old or the new content is there, whole.
 fn write(path: &Path, keys: &BTreeSet<VirtualService>) -> io::Result<()> {
     let row = |key: &VirtualService| Row {
         protocol: match key.protocol {
@@ -189,15 +180,7 @@ fn write(path: &Path, keys: &BTreeSet<VirtualService>) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(&Content {
         services: keys.iter().map(row).collect(),
     })?;
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::create_dir_all(directory)?;
-    let new = path.with_extension("json.new");
-    let mut file = File::create(&new)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    // The rename itself lasts only once the directory is on the disk.
-    File::open(directory)?.sync_all()
+    state::write(path, &text)
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
 //! for a write.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,6 +16,7 @@ use tokio::time::timeout;
 use super::mirror::Good;
 use crate::conftool::{Lease, Node, PoolPath, Pooled};
 use crate::service::{Host, Weight};
+use crate::state;
 
 const FILE: &str = "etcd-lists.json";
 const VERSION: u32 = 1;
@@ -161,9 +161,9 @@ fn read(path: &Path) -> Result<Option<Remembered>, String> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => return Err(format!("{} cannot be read: {cause}", path.display())),
     };
-    let content =
-        serde_json::from_slice(&bytes).map_err(|cause| aside(path, &cause.to_string()))?;
-    let read = remembered(content).map_err(|fault| aside(path, &fault))?;
+    let content = serde_json::from_slice(&bytes)
+        .map_err(|cause| state::set_aside(path, &cause.to_string()))?;
+    let read = remembered(content).map_err(|fault| state::set_aside(path, &fault))?;
     Ok(Some(read))
 }
 
@@ -199,17 +199,6 @@ fn hosts<T>(
     rows.into_iter().map(host).collect()
 }
 
-/// Keeps what we can't read for someone who can, and says so.
-fn aside(path: &Path, why: &str) -> String {
-    let bad = path.with_extension("json.bad");
-    let moved = match std::fs::rename(path, &bad) {
-        Ok(()) => format!("moved to {}", bad.display()),
-        Err(cause) => format!("cannot be moved aside: {cause}"),
-    };
-    format!("{} cannot be read: {why}; {moved}", path.display())
-}
-
-/// So that after a crash at any moment the old or the new content is there, whole.
 fn write(path: &Path, pools: &Pools, ago: Duration) -> io::Result<()> {
     let row = |good: &Good| Row {
         revision: good.revision,
@@ -237,15 +226,7 @@ fn write(path: &Path, pools: &Pools, ago: Duration) -> io::Result<()> {
             .map(|(path, good)| (path.to_string(), row(good)))
             .collect(),
     })?;
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::create_dir_all(directory)?;
-    let new = path.with_extension("json.new");
-    let mut file = File::create(&new)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    // The rename itself lasts only once the directory is on the disk.
-    File::open(directory)?.sync_all()
+    state::write(path, &text)
 }
 
 #[expect(
