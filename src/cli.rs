@@ -1,5 +1,5 @@
-//! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`
-//! and `say` are for all of them.
+//! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`,
+//! `say` and `text` are for several of them.
 
 mod check;
 mod ctl;
@@ -8,6 +8,7 @@ mod fleet;
 mod run;
 mod say;
 mod sync;
+mod text;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

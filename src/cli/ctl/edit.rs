@@ -73,21 +73,13 @@ pub(super) fn edit(
 }
 
 fn text(object: &Object, in_force: &InForce) -> String {
-    let Node {
-        weight,
-        pooled,
-        reason,
-        confirmed: _,
-    } = &in_force.node;
     let mut text = format!("# {object}\n");
     if let Some(until) = &in_force.until {
         text += &format!("# This is a lease until {until}; a change ends it and stays.\n");
     }
-    text += &format!("pooled: {}\n", yaml::scalar(pooled.name()));
-    if let Some(reason) = reason {
-        text += &format!("reason: {}\n", yaml::scalar(reason));
+    for line in yaml::lines(&in_force.node, None) {
+        text += &format!("{line}\n");
     }
-    text += &format!("weight: {weight}\n");
     text
 }
 

@@ -2,18 +2,18 @@
 //! people. Written by hand, read by a library, YAML 1.2: `yes` and `no` are texts.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 
 use super::action::{Assignment, BadMember};
 use super::object::InForce;
+use crate::cli::text;
 use crate::conftool::Node;
 
 /// A node is a few members.
-const LARGEST: u64 = 64 * 1024;
+const LARGEST: usize = 64 * 1024;
 
 /// What a text says of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,17 +36,8 @@ pub(super) enum BadYaml {
     Reason,
 }
 
-/// A file's text, if it is of reasonable size.
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(LARGEST + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        let fault = format!("more than {LARGEST} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
-    }
-    Ok(text)
+    text::read(path, LARGEST)
 }
 
 pub(super) fn members(text: &str) -> Result<Members, BadYaml> {
@@ -89,21 +80,27 @@ fn shown(value: &Yaml<'_>) -> String {
 
 /// One member of a mapping: an object's name and what counts of it.
 pub(super) fn object(name: &str, in_force: &InForce) -> String {
+    let mut text = format!("{}:", scalar(name));
+    for line in lines(&in_force.node, in_force.until.as_deref()) {
+        text += &format!("\n  {line}");
+    }
+    text
+}
+
+/// A node's members by name, each a line.
+pub(super) fn lines(node: &Node, until: Option<&str>) -> Vec<String> {
     let Node {
         weight,
         pooled,
         reason,
         confirmed: _,
-    } = &in_force.node;
-    let mut text = format!("{}:\n", scalar(name));
-    text += &format!("  pooled: {}\n", scalar(pooled.name()));
-    if let Some(reason) = reason {
-        text += &format!("  reason: {}\n", scalar(reason));
-    }
-    if let Some(until) = &in_force.until {
-        text += &format!("  until: {}\n", scalar(until));
-    }
-    text + &format!("  weight: {weight}")
+    } = node;
+    let member = |name, value| format!("{name}: {}", scalar(value));
+    let mut lines = vec![member("pooled", pooled.name())];
+    lines.extend(reason.iter().map(|reason| member("reason", reason)));
+    lines.extend(until.map(|until| member("until", until)));
+    lines.push(format!("weight: {weight}"));
+    lines
 }
 
 /// A mapping of lists.

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::object::Object;
+use crate::cli::text;
 use crate::conftool::{PoolPath, is_tag};
 use crate::service::Host;
 
@@ -132,16 +132,7 @@ fn contents(path: &Path) -> io::Result<String> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LARGEST as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() > LARGEST {
-        let text = format!("it is larger than {} MiB", LARGEST / 1024 / 1024);
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    text::read(path, LARGEST)
 }
 
 impl Fault {
