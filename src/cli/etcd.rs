@@ -225,7 +225,7 @@ impl Reading<'_> {
     }
 
     pub(super) fn revision(&self) -> i64 {
-        self.reader.revision()
+        self.reader.revision().unwrap_or(0)
     }
 }
 

@@ -46,9 +46,9 @@ impl Reader {
         }
     }
 
-    /// As of which revision all is that was read; 0 before the first page.
-    pub fn revision(&self) -> i64 {
-        self.revision.unwrap_or(0)
+    /// As of which revision all is that was read, once there is a page.
+    pub fn revision(&self) -> Option<i64> {
+        self.revision
     }
 
     /// The next page is a first one again.
@@ -64,7 +64,7 @@ impl Reader {
     ) -> Result<GetResponse, RequestError> {
         loop {
             let options = options.clone().with_limit(self.page);
-            let options = options.with_revision(self.revision());
+            let options = options.with_revision(self.revision.unwrap_or(0));
             let answer = timeout(self.within, self.kv.get(from, Some(options))).await;
             match answer.map_err(|_| RequestError::Silent(self.within))? {
                 Ok(page) => {

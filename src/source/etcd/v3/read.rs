@@ -78,7 +78,7 @@ impl Wanted {
     async fn read_once(&self, reader: &mut Reader) -> Result<(i64, News), Ended> {
         let pools = self.tree(Tree::Pools, reader).await?;
         let leases = self.tree(Tree::Leases, reader).await?;
-        let revision = reader.revision();
+        let revision = reader.revision().ok_or(Ended::Senseless("revision"))?;
         let all = News::All {
             revision: u64::try_from(revision).unwrap_or_default(),
             pools,
