@@ -250,6 +250,15 @@ impl Drop for Cluster {
     }
 }
 
+/// Waits for it, for a minute at most.
+pub fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !there() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Ports that are free now. None that the kernel gives to those who ask for any (ip(7),
 /// `ip_local_port_range`): a connection could have it while its member is down.
 fn ports(number: usize) -> Vec<u16> {

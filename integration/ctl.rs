@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{Scope, ScopedJoinHandle, scope};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
+use cluster::{Cluster, until};
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use nix::pty::openpty;
 use serde_json::{Value, json};
@@ -764,7 +764,9 @@ fn wait_returns_when_all_have_applied_it() {
     let mut ctl = lab.command();
     let ctl = ctl.args(["select", "name=srv2", "set/pooled=no", "--wait"]);
     let running = ctl.stdout(Stdio::piped()).spawn().unwrap();
-    until(|| lab.value("eqiad/bar/foo/srv2")["pooled"] == "no");
+    until("it is in etcd", || {
+        lab.value("eqiad/bar/foo/srv2")["pooled"] == "no"
+    });
     // One has it, the other only what was before.
     lab.applied("lb1", revision + 1, &service("floor", ALL, &json!({})));
     lab.applied("lb2", revision, &service("floor", ALL, &held));
@@ -800,14 +802,6 @@ fn wait_returns_when_all_have_applied_it() {
         "--timeout",
         "1s",
     ]);
-}
-
-fn until(mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < end, "it does not happen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -846,7 +840,9 @@ fn wait_names_who_did_not() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    until(|| lab.lease("eqiad/bar/foo/srv3").is_some());
+    until("it is in etcd", || {
+        lab.lease("eqiad/bar/foo/srv3").is_some()
+    });
     lab.applied(
         "lb2",
         lab.revision(),
@@ -920,11 +916,11 @@ fn wait_outlives_a_member() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    until(|| lab.value(SRV1)["pooled"] == "no");
+    until("it is in etcd", || lab.value(SRV1)["pooled"] == "no");
     lab.cluster.freeze(0);
     let others = lab.cluster.endpoints()[1..].join(",");
     let record = json!({"revision": 1000, "services": {"web": service("off", ALL, &json!({}))}});
-    until(|| {
+    until("the record is put", || {
         let put = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &others, "--command-timeout", "2s", "put"])

@@ -9,7 +9,7 @@
 )]
 
 #[path = "cluster.rs"]
-#[expect(unreachable_pub, reason = "it is shared with other tests")]
+#[expect(dead_code, unreachable_pub, reason = "it is shared with other tests")]
 mod cluster;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]

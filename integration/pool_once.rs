@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
+use cluster::{Cluster, until};
 
 const HOST: &str = "cp1.example.com";
 const YES: &str = r#"{"weight": 10, "pooled": "yes"}"#;
@@ -136,14 +136,6 @@ impl Server {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn until(what: &str, mut there: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !there() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]
