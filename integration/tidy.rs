@@ -7,6 +7,7 @@ use syn::visit::Visit;
 
 const WORDS: &[&str] = &["service", "conftool", "config", "event", "snapshot"];
 const DECISIONS: &[&str] = &["pool", "balancer"];
+const TOOLS: &[&str] = &["backoff", "chain", "etcd", "state"];
 const EDGES: &[&str] = &[
     "source", "resolver", "monitor", "ipvs", "bgp", "address", "api", "fleet",
 ];
@@ -16,13 +17,10 @@ fn allowed(module: &str) -> Option<BTreeSet<&'static str>> {
     let words = || WORDS.iter().copied();
     Some(match module {
         _ if WORDS.contains(&module) => words().collect(),
-        "backoff" | "chain" | "state" => BTreeSet::new(),
-        "etcd" => words().collect(),
+        _ if TOOLS.contains(&module) => words().collect(),
         "pool" => words().collect(),
         "balancer" => words().chain(["pool"]).collect(),
-        _ if EDGES.contains(&module) => words()
-            .chain(["backoff", "chain", "etcd", "state"])
-            .collect(),
+        _ if EDGES.contains(&module) => words().chain(TOOLS.iter().copied()).collect(),
         "control" => words().chain(["balancer"]).collect(),
         // The wiring imports anything.
         "daemon" | "cli" | "main" | "lib" => return None,

@@ -15,8 +15,9 @@
 //! equal to it and report what they applied as events.
 //!
 //! Who may import whom, held by a test (`integration/tidy.rs`): words import words; decisions import words;
-//! edges import words, `backoff`, `chain`, `etcd`, `state` and their own children, never each other or a decision; `control`
-//! imports words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this order:
+//! tools import words; edges import words, tools and their own children, never each other or a decision;
+//! `control` imports words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this
+//! order:
 
 // Words: plain data, no logic that waits or decides.
 pub mod config;
@@ -29,19 +30,21 @@ pub mod snapshot;
 pub mod balancer;
 mod pool;
 
+// Tools: what several edges do alike; they know none of them.
+pub mod backoff;
+pub mod chain;
+pub mod etcd;
+pub mod state;
+
 // Edges: each owns its sockets and its retries; none knows another.
 pub mod address;
 pub mod api;
-pub mod backoff;
 pub mod bgp;
-pub mod chain;
-pub mod etcd;
 pub mod fleet;
 pub mod ipvs;
 pub mod monitor;
 pub mod resolver;
 pub mod source;
-pub mod state;
 
 // Wiring: imports anything; nothing imports it.
 pub mod cli;
