@@ -1,7 +1,5 @@
 //! The real `confctl` and `plimsoll ctl` side by side: the same objects, in etcd's v2 store and in its v3
 //! store, the same commands, their answers line by line, and what both have made of the objects in the end.
-//!
-//! Needs conftool in target/conftool, as `integration/test` puts it there.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,9 +14,11 @@
     reason = "it is shared with tests that need more of it"
 )]
 mod cluster;
+#[expect(dead_code, reason = "other tests use the rest of it")]
+mod conftool;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use cluster::Cluster;
@@ -404,12 +404,7 @@ struct Sides {
 
 impl Sides {
     fn new() -> Sides {
-        let confctl = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/conftool/bin/confctl");
-        assert!(
-            confctl.exists(),
-            "no {}: integration/test makes it",
-            confctl.display()
-        );
+        let confctl = conftool::environment().join("bin/confctl");
         let cluster = Cluster::start(1);
         let folder = cluster.folder();
         std::fs::write(folder.join("plimsoll.toml"), cluster.section()).unwrap();

@@ -87,12 +87,13 @@ impl Conftool {
 }
 
 /// The virtual environment; made by whoever needs it first.
-fn environment() -> PathBuf {
+pub(crate) fn environment() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let environment = target.join("conftool");
     let done = environment.join("installed");
     let file = File::create(target.join("conftool.lock")).expect("a lock");
-    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+    let lock = Flock::lock(file, FlockArg::LockExclusive);
+    let _lock = lock.map_err(|(_, error)| error).expect("a lock");
     if fs::read_to_string(&done).is_ok_and(|text| text == PACKAGE) {
         return environment;
     }
