@@ -36,7 +36,7 @@ pub(super) struct Pool {
 }
 
 /// What a key says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Value<T> {
     /// As of which revision it says so, good or not.
     modified: u64,
@@ -119,7 +119,12 @@ impl Pool {
             Some(Told::Failed(_)) => true,
             None => false,
         };
-        if heard_of && !touched {
+        // An older backup counts again from there: by the revision that was told before, a write to come would
+        // be taken for applied.
+        let went_back = before
+            .as_ref()
+            .is_some_and(|before| before.revision > Some(revision));
+        if heard_of && !touched && !went_back {
             return Vec::new();
         }
         let servers = |good: &Good| good.listing(Freshness::Current).servers;
@@ -278,8 +283,9 @@ impl Good {
     }
 }
 
-/// Makes `known` what `entries` say. Whether a key came, went or was written.
-fn replace<T: Clone>(
+/// Makes `known` what `entries` say. Whether a key came, went or was written. The revision of its last write
+/// does not say that alone: another cluster, or one restored from a backup, may have come to the same number.
+fn replace<T: Clone + PartialEq>(
     known: &mut BTreeMap<String, Value<T>>,
     entries: BTreeMap<String, Entry>,
     parse: impl Fn(&[u8]) -> Result<T, BadNode>,
@@ -289,12 +295,12 @@ fn replace<T: Clone>(
     let mut touched = false;
     for (rest, entry) in entries {
         let was = before.remove(&rest);
-        touched |= was.as_ref().map(|was| was.modified) != Some(entry.modified);
-        let good = match was {
-            Some(was) => was.good,
+        let good = match &was {
+            Some(was) => was.good.clone(),
             None => rest.parse().ok().and_then(|host| remembered(&host)),
         };
         let value = value(&rest, entry, good, &parse);
+        touched |= was.as_ref() != Some(&value);
         known.insert(rest, value);
     }
     touched || !before.is_empty()

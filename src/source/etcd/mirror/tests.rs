@@ -171,6 +171,28 @@ fn a_fresh_read_tells_only_what_was_written() {
     check(&mut mirror, older, &["d/c/s 5: !a*9", "d/c/t 5: a*1"]);
 }
 
+/// A restored cluster counts on from its backup, and comes to the same numbers with other writes.
+#[test]
+fn another_history_may_have_the_same_revisions() {
+    let mut mirror = mirror(&["d/c/s", "d/c/t"]);
+    let read = |value| all(20, &[("d/c/s/a", value, 12), ("d/c/t/a", "1 yes", 3)]);
+    let both = ["d/c/s 20: a*1", "d/c/t 20: a*1"];
+    check(&mut mirror, read("1 yes"), &both);
+    check(&mut mirror, read("1 no"), &["d/c/s 20: !a*1"]);
+}
+
+/// Whoever waits for a write by its revision must not be told an older history's.
+#[test]
+fn a_revision_that_went_back_is_told_though_no_value_differs() {
+    let mut mirror = mirror(&["d/c/s"]);
+    let read = |revision| all(revision, &[("d/c/s/a", "1 yes", 3)]);
+    check(&mut mirror, read(20), &["d/c/s 20: a*1"]);
+    check(&mut mirror, read(10), &["d/c/s 10: a*1"]);
+    check(&mut mirror, read(11), &[]);
+    let stale = read(9);
+    check_after(&mut mirror, stale, LONG, &["d/c/s 9: a*1"]);
+}
+
 #[test]
 fn a_bad_value_keeps_the_last_good_one() {
     let mut mirror = mirror(&["d/c/s"]);
