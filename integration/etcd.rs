@@ -344,6 +344,38 @@ async fn an_empty_directory_is_a_fault() {
     assert_eq!(running.text("web"), "a*1");
 }
 
+/// etcd tells nodes and leases by two watches, and which it tells first is its whim: `plimsoll ctl` writes a
+/// node and deletes the lease over it at once, and what is under the lease must not show in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_and_its_node_change_at_once() {
+    let cluster = Cluster::start(1);
+    let mut client = client(&cluster).await;
+    let (node, lease) = (
+        format!("{PREFIX}/dc/c/web/a"),
+        "/plimsoll/v1/leases/dc/c/web/a",
+    );
+    let until = r#"{"weight": 1, "pooled": "no", "until": "2026-01-01T00:00:00Z"}"#;
+    client.put(&*node, value(1, "yes"), None).await.unwrap();
+    let mut running = Running::start(&section(&cluster.section()), WEB, None);
+    running.list("web", "a*1").await;
+    for number in 0..300 {
+        client.put(lease, until, None).await.unwrap();
+        running.list("web", "!a*1").await;
+        let both = [
+            TxnOp::put(&*node, value(2, "no"), None),
+            TxnOp::delete(lease, None),
+        ];
+        let done = client.txn(Txn::new().and_then(both)).await.unwrap();
+        let written = u64::try_from(done.header().unwrap().revision()).unwrap();
+        while running.lists["web"].revision < Some(written) {
+            running.next().await;
+            assert_eq!(running.text("web"), "!a*2", "change {number}");
+        }
+        client.put(&*node, value(1, "yes"), None).await.unwrap();
+        running.list("web", "a*1").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_ends_by_itself() {
     let cluster = Cluster::start(1);

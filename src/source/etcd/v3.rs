@@ -27,6 +27,9 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many responses that are ready together are taken together.
 const TOGETHER: usize = 256;
+/// How long a lease's change is kept for the change of the same revision to its node, which etcd sends straight
+/// before it or after it, as a response of its own.
+const OTHER_HALF: Duration = Duration::from_millis(10);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -143,14 +146,19 @@ impl Connection<'_> {
                 // We slept ourselves, and what has come meanwhile is better read anew, as one change.
                 return Err(Ended::Silent(silence));
             }
+            let half_until = Instant::now() + OTHER_HALF;
             let mut next = Some(response);
             while let Some(response) = next {
                 let response = response.map_err(Ended::Watch)?.ok_or(Ended::Closed)?;
                 self.check(&response, tree(&response))?;
                 batch.add(&response, &self.wanted, read)?;
-                next = (batch.responses < TOGETHER)
-                    .then(|| responses.message().now_or_never())
-                    .flatten();
+                next = if batch.may_be_half() {
+                    timeout_at(half_until, responses.message()).await.ok()
+                } else if batch.responses < TOGETHER {
+                    responses.message().now_or_never()
+                } else {
+                    None
+                };
             }
             self.tell(batch.news()).await?;
             // What we were kept waiting by others is not the server's silence.
@@ -189,11 +197,14 @@ fn tree(response: &WatchResponse) -> Tree {
 const POOLS: i64 = 1;
 const LEASES: i64 = 2;
 
-/// Responses that were ready together. Each has whole revisions.
+/// Responses that were ready together. Each has whole revisions of its tree.
 #[derive(Default)]
 struct Batch {
     responses: usize,
     revision: u64,
+    /// The last one of either tree that was heard of here.
+    nodes: u64,
+    leases: u64,
     changes: Vec<Change>,
 }
 
@@ -210,6 +221,11 @@ impl Batch {
             }
             // Not the header's: that may be of a revision whose events come with the next response.
             self.revision = self.revision.max(modified);
+            let last = match tree {
+                Tree::Pools => &mut self.nodes,
+                Tree::Leases => &mut self.leases,
+            };
+            *last = modified.max(*last);
             let Some(key) = wanted.key(tree, kv.key()) else {
                 continue;
             };
@@ -220,6 +236,13 @@ impl Batch {
             self.changes.push(Change { tree, key, entry });
         }
         Ok(())
+    }
+
+    /// Whether a lease may be gone here for a write of its node that is still to come: without it the server
+    /// would for a moment be what it was before the lease. The other way round no harm is done, since the write
+    /// voids the lease.
+    fn may_be_half(&self) -> bool {
+        self.leases > self.nodes && self.responses < 2 * TOGETHER
     }
 
     fn news(self) -> News {
