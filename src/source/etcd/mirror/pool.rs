@@ -107,7 +107,14 @@ impl Pool {
             self.forget();
             true
         } else {
-            let node = |host: &Host| Some((remembered?.nodes.get(host)?.clone(), 0));
+            let node = |host: &Host| {
+                let known = remembered?;
+                // A lease that did not count then is not to count now; of an older backup nobody knows.
+                let void = known.revision.filter(|known| *known <= revision);
+                let leased = known.leases.contains_key(host);
+                let written = if leased { 0 } else { void.unwrap_or(0) };
+                Some((known.nodes.get(host)?.clone(), written))
+            };
             // Later than the node it overlays.
             let lease = |host: &Host| Some((remembered?.leases.get(host)?.clone(), 1));
             let nodes = replace(&mut self.nodes, nodes, Node::parse, node);

@@ -492,6 +492,28 @@ fn a_remembered_lease_is_in_force_until_etcd_has_been_asked() {
     check(&mut mirror, read, &["d/c/s 9: a*1"]);
 }
 
+/// The node was written after the lease, and spoilt after that: a new start does not know the first of these.
+#[test]
+fn a_lease_that_was_void_stays_so_after_a_start() {
+    let path: PoolPath = "d/c/s".parse().unwrap();
+    for (remembered, leased, expected) in [(7, 6, "a*1"), (7, 8, "!a*1"), (90, 6, "!a*1")] {
+        let mut mirror = mirror(&["d/c/s"]);
+        let mut good = Good::clone(&good(&[("a", "1 yes")]));
+        good.revision = Some(remembered);
+        mirror.remember(&path, Arc::new(good));
+        let lease = r#"{"weight": 1, "pooled": "no", "until": "2026"}"#;
+        let read = News::All {
+            revision: 9,
+            pools: entries(&[("d/c/s/a", r#"{"weight": "x", "pooled": "yes"}"#, 9)]),
+            leases: entries(&[("d/c/s/a", lease, leased)]),
+        };
+        let told = shown(&mirror.take(read, HERE));
+        let told = told.last().unwrap();
+        assert!(told.starts_with(&format!("d/c/s 9: {expected} ")), "{told}");
+        assert!(told.contains("weight is \"x\""), "{told}");
+    }
+}
+
 #[test]
 fn a_pool_with_too_many_keys_is_refused_until_a_fresh_read() {
     let mut mirror = mirror(&["d/c/s"]);
