@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::member::Member;
 use super::{FIRST_CHECK_GRACE, Pool, floor, share};
 use crate::config::DepoolGuard;
-use crate::service::{Family, Freshness, Host, Listing};
+use crate::service::{Family, Freshness, Host, Listing, ServerList};
 use crate::snapshot::{Guard, Held, Source};
 
 impl Pool {
@@ -24,7 +24,7 @@ impl Pool {
         let shown = self.view.as_ref().map(|view| view.size);
         let old_size = saved.max(shown).unwrap_or(0);
         self.take_freshness(listing, now);
-        self.take_revision(listing.revision);
+        self.take_revision(listing);
         self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
         let note = |host: &Host| listing.notes.get(host).cloned().map(Arc::new);
         for (host, member) in &mut self.members {
@@ -95,14 +95,8 @@ impl Pool {
         };
         // What came all at once is looked at as one change until its source says something else: that it
         // says the same again, after a short absence say, confirms nothing.
-        let says_the_same = || {
-            let listed = self.members.iter();
-            listed
-                .filter_map(|(host, member)| Some((host, member.listed.as_ref()?)))
-                .eq(&listing.servers)
-        };
         let source = &self.config.servers;
-        let goes_on = self.catch_up.as_ref() == Some(source) && says_the_same();
+        let goes_on = self.catch_up.as_ref() == Some(source) && self.lists(&listing.servers);
         if listing.freshness == Freshness::CatchUp {
             info!(%service, "the first server list after its source was away");
         }
@@ -110,12 +104,24 @@ impl Pool {
             (listing.freshness == Freshness::CatchUp || goes_on).then(|| source.clone());
     }
 
+    /// Whether this is the list in force.
+    fn lists(&self, list: &ServerList) -> bool {
+        let listed = self.members.iter();
+        listed
+            .filter_map(|(host, member)| Some((host, member.listed.as_ref()?)))
+            .eq(list)
+    }
+
     /// A store that was restored from a backup counts again from there: what was applied before says nothing then.
-    fn take_revision(&mut self, revision: Option<u64>) {
-        self.revision = revision;
-        self.applied_revision = self
-            .applied_revision
-            .filter(|applied| Some(*applied) <= revision);
+    /// It may come to the very revision that was applied, with another list.
+    fn take_revision(&mut self, listing: &Listing) {
+        let same = self.lists(&listing.servers);
+        let still = |applied: &u64| {
+            let applied = Some(*applied);
+            applied < listing.revision || (same && applied == listing.revision)
+        };
+        self.applied_revision = self.applied_revision.filter(still);
+        self.revision = listing.revision;
     }
 
     /// Those that get new connections and, by the list, shall not (any longer) leave under the guard of the

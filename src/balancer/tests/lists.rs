@@ -489,6 +489,20 @@ fn a_revision_is_applied_when_the_kernel_was_read_to_be_so() {
     assert_eq!(revisions(&story), (Some(10), Some(10)));
 }
 
+/// Another history of the store has come to the same number.
+#[test]
+fn a_revision_is_not_applied_for_another_list_that_has_it() {
+    let mut story = four_up();
+    story.listing("text", at(7, servers(4))).apply();
+    assert_eq!(revisions(&story), (Some(7), Some(7)));
+    story.listing("text", at(7, servers(4)));
+    assert_eq!(revisions(&story), (Some(7), Some(7)));
+    story.listing("text", at(7, disabled(servers(4), &[1])));
+    assert_eq!(revisions(&story), (Some(7), None));
+    story.apply();
+    assert_eq!(revisions(&story), (Some(7), Some(7)));
+}
+
 /// The sink may be at work on what was wanted in between.
 #[test]
 fn there_and_back_again_is_not_applied_before_the_sink_says_so() {
