@@ -34,9 +34,10 @@ use crate::conftool::is_tag;
 use crate::event::Event;
 use crate::snapshot::Snapshot;
 
-/// Between two rounds through the endpoints: the first wait and the longest.
+/// Between two rounds through the endpoints: the first wait and the longest. For so long `ctl --wait` may not
+/// know of us when etcd is back.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
 /// A session that held for so long after its start has shown that etcd is well: the next fault is a new one.
 const PROVEN: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::mirror::Good;
 use crate::conftool::{Lease, Node, PoolPath, Pooled};
@@ -22,6 +22,8 @@ const FILE: &str = "etcd-lists.json";
 const VERSION: u32 = 1;
 /// How long reading may hold up the start.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A write that takes longer is told of.
+const HUNG: Duration = Duration::from_secs(10);
 
 pub(super) type Pools = BTreeMap<PoolPath, Arc<Good>>;
 
@@ -36,7 +38,13 @@ pub(super) struct Remembered {
 pub(super) struct Saved {
     /// `None`: nothing outlives the process.
     path: Option<PathBuf>,
-    writing: Option<JoinHandle<io::Result<()>>>,
+    writing: Option<Writing>,
+}
+
+struct Writing {
+    thread: JoinHandle<io::Result<()>>,
+    /// When it is said to hang; `None`: it has been said.
+    hangs: Option<Instant>,
 }
 
 impl Saved {
@@ -72,24 +80,38 @@ impl Saved {
     /// Begins to write. `ago`: how long ago etcd was heard of last.
     pub(super) fn save(&mut self, pools: Pools, ago: Duration) {
         if let (Some(path), None) = (self.path.clone(), &self.writing) {
-            self.writing = Some(spawn_blocking(move || write(&path, &pools, ago)));
+            self.writing = Some(Writing {
+                thread: spawn_blocking(move || write(&path, &pools, ago)),
+                hangs: Some(Instant::now() + HUNG),
+            });
         }
     }
 
-    /// Comes back when a write is done; never if there is none.
+    /// Comes back when a write is done, and once before that if it takes long; never if there is none.
     pub(super) async fn written(&mut self) -> Result<(), String> {
         let Some(writing) = &mut self.writing else {
             return std::future::pending().await;
         };
-        let done = writing.await;
-        self.writing = None;
-        let fault = match done {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(cause)) => cause.to_string(),
-            Err(panic) => panic.to_string(),
+        let path = self.path.as_deref().unwrap_or(Path::new(FILE)).display();
+        let patience = async {
+            match writing.hangs {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
         };
-        let path = self.path.as_deref().unwrap_or(Path::new(FILE));
-        Err(format!("cannot write {}: {fault}", path.display()))
+        let done = tokio::select! {
+            done = &mut writing.thread => done,
+            () = patience => {
+                writing.hangs = None;
+                return Err(format!("writing {path} takes longer than {} s", HUNG.as_secs()));
+            }
+        };
+        self.writing = None;
+        match done {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(cause)) => Err(format!("cannot write {path}: {cause}")),
+            Err(panic) => Err(format!("cannot write {path}: {panic}")),
+        }
     }
 }
 
@@ -293,6 +315,28 @@ mod tests {
             let age = remembered.age.as_secs();
             assert!((99..200).contains(&age), "{age}");
         }
+    }
+
+    /// A pipe that nobody reads stands in for a disk that hangs.
+    #[tokio::test]
+    async fn a_write_that_hangs_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saved = Saved::new(Some(directory.path().to_owned()));
+        let pipe = directory.path().join("etcd-lists.json.new");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        saved.save(pools(), Duration::ZERO);
+        // Time that stands still does not pass by itself while a thread writes.
+        tokio::time::pause();
+        tokio::time::advance(HUNG + Duration::from_secs(1)).await;
+        let told = saved.written().await.unwrap_err();
+        assert!(told.ends_with("takes longer than 10 s"), "{told}");
+        assert!(!saved.idle());
+        let mut reader = std::fs::File::open(&pipe).unwrap();
+        let read = spawn_blocking(move || io::Read::read_to_end(&mut reader, &mut Vec::new()));
+        let told = saved.written().await.unwrap_err();
+        assert!(told.starts_with("cannot write"), "{told}");
+        assert!(saved.idle());
+        read.await.unwrap().unwrap();
     }
 
     #[tokio::test]
