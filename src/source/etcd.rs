@@ -148,6 +148,8 @@ struct Source {
     /// What the core was told to be wrong with etcd, with the file.
     trouble: Option<String>,
     file_trouble: Option<String>,
+    /// That is no more than a file without the lists that are waited for.
+    file_lacks: bool,
     /// The lists differ from those that were saved last.
     unsaved: bool,
     /// When that was begun.
@@ -170,6 +172,7 @@ impl Source {
             lost: None,
             trouble: None,
             file_trouble: None,
+            file_lacks: false,
             unsaved: false,
             saved_at: None,
         }
@@ -228,12 +231,16 @@ impl Source {
             self.lost.get_or_insert(now);
             self.retry = Some(now);
         }
-        self.tell_the_new(&before).await
+        self.tell_the_new(&before).await?;
+        self.lacks_nothing().await
     }
 
     /// There is nothing to follow.
     async fn rest(&mut self) -> Result<(), Gone> {
         (self.connection, self.retry, self.lost) = (None, None, None);
+        if self.file_lacks {
+            self.file_trouble(None).await?;
+        }
         self.trouble(None).await
     }
 
@@ -317,7 +324,8 @@ impl Source {
                     self.first_read(now, told.len());
                 }
                 self.unsaved |= !told.is_empty();
-                self.tell(told).await
+                self.tell(told).await?;
+                self.lacks_nothing().await
             }
             Heard::Ended(said) => self.ended(&said, now).await,
         }
@@ -326,7 +334,10 @@ impl Source {
     fn first_read(&mut self, now: Instant, lists: usize) {
         // From now on etcd is asked, and nobody else.
         self.remembered.clear();
-        if let Some(connection) = &mut self.connection {
+        if let Some(connection) = &mut self.connection
+            && (connection.proven || connection.read.is_none())
+        {
+            // One that must read all again and again follows all the same, and has lived since its first read.
             connection.read = Some(now);
         }
         let endpoint = self.contact.endpoint().map(url::Url::as_str);
@@ -395,6 +406,15 @@ impl Source {
                 path.display()
             );
             self.file_trouble(Some(fault)).await?;
+            self.file_lacks = true;
+        }
+        Ok(())
+    }
+
+    /// What the file lacks matters only while somebody waits for it.
+    async fn lacks_nothing(&mut self) -> Result<(), Gone> {
+        if self.file_lacks && self.mirror.waiting().next().is_none() {
+            self.file_trouble(None).await?;
         }
         Ok(())
     }
@@ -453,6 +473,7 @@ impl Source {
             return Ok(());
         }
         self.file_trouble.clone_from(&fault);
+        self.file_lacks = false;
         self.send(vec![Event::Trouble { part: LISTS, fault }]).await
     }
 
@@ -490,5 +511,85 @@ fn event(service: &ServiceName, pool: &PoolPath, told: &Told) -> Event {
             from,
             fault: fault.clone(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EtcdApi;
+    use crate::snapshot::sample;
+
+    /// Wants dc/c/NAME for each, of an etcd that is not there.
+    fn wants(names: &[&str]) -> Wants {
+        let want = |name: &&str| {
+            let pool = format!("dc/c/{name}").parse().unwrap();
+            (name.parse().unwrap(), Want { pool, number: 0 })
+        };
+        let mut config = sample::etcd(EtcdApi::V2);
+        Arc::make_mut(&mut config).endpoints = vec!["http://127.0.0.1:1".parse().unwrap()];
+        Wants {
+            config: Some(config),
+            services: names.iter().map(want).collect(),
+        }
+    }
+
+    fn all(revision: u64) -> Heard {
+        Heard::News(News::All {
+            revision,
+            pools: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        })
+    }
+
+    /// What was told of a part last, if anything was.
+    fn told(events: &mut mpsc::Receiver<Event>, of: &str) -> Option<Option<String>> {
+        let mut last = None;
+        while let Ok(event) = events.try_recv() {
+            if let Event::Trouble { part, fault } = event
+                && part == of
+            {
+                last = Some(fault);
+            }
+        }
+        last
+    }
+
+    /// As v2's does while more changes than etcd keeps come between two polls.
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_all_again_and_again_is_of_use() {
+        let (sender, mut events) = mpsc::channel(100);
+        let mut source = Source::new(Saved::new(None), sender);
+        let _ = source.want(wants(&["a"])).await;
+        source.connect();
+        for revision in 1..100 {
+            let _ = source.heard(all(revision)).await;
+            tokio::time::advance(PROVEN / 4).await;
+            let _ = source.on_time(Instant::now()).await;
+        }
+        assert!(source.connection.is_some_and(|c| c.proven));
+        assert_eq!(told(&mut events, ETCD), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_file_lacks_is_told_until_nobody_waits_for_it() {
+        let (sender, mut events) = mpsc::channel(100);
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = Source::new(Saved::new(Some(folder.path().to_owned())), sender);
+        let _ = source.want(wants(&["a", "b"])).await;
+        let _ = source.without().await;
+        let lacks = |fault: Option<Option<String>>| fault.flatten().is_some();
+        assert!(lacks(told(&mut events, LISTS)));
+        source.connect();
+        let _ = source.heard(all(1)).await;
+        assert_eq!(told(&mut events, LISTS), Some(None));
+        // Another pool is wanted while etcd is away, and then no more.
+        for others in [wants(&["a", "b"]), Wants::default(), wants(&[])] {
+            let _ = source.want(wants(&["a", "b", "c"])).await;
+            let _ = source.without().await;
+            assert!(lacks(told(&mut events, LISTS)));
+            let _ = source.want(others).await;
+            assert_eq!(told(&mut events, LISTS), Some(None));
+        }
     }
 }
