@@ -64,12 +64,14 @@ impl Complaint {
         }
     }
 
-    /// There is nothing to complain of any more, whatever was before.
+    /// There is nothing to complain of any more, whatever was before. That is not to say that all is well.
     pub(super) async fn withdraw(&mut self) {
         self.faults.clear();
         self.rival = None;
         self.since = None;
-        self.tell().await;
+        if self.told.take().is_some() {
+            self.send(None).await;
+        }
     }
 
     /// Returns when there is something to tell.
@@ -97,9 +99,13 @@ impl Complaint {
         }
         if self.told != fault {
             self.told.clone_from(&fault);
-            // The core ends only with the daemon.
-            let _ = self.events.send(Event::Trouble { part: PART, fault }).await;
+            self.send(fault).await;
         }
+    }
+
+    async fn send(&self, fault: Option<String>) {
+        // The core ends only with the daemon.
+        let _ = self.events.send(Event::Trouble { part: PART, fault }).await;
     }
 
     /// What is to be told next, and when.
@@ -223,5 +229,20 @@ mod tests {
         told.complaint.rival("taken".into(), RIVAL_GONE * 3);
         told.complaint.good();
         assert!(told.within(RIVAL_GONE * 10).await.is_empty());
+    }
+
+    /// A reload without `[etcd]`, say.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_withdrawn_is_told_once() {
+        let mut told = told();
+        told.complaint.bad("a", "lost".into(), PATIENCE);
+        assert_eq!(told.within(PATIENCE * 2).await, [text("lost")]);
+        for _ in 0..2 {
+            told.complaint.withdraw().await;
+        }
+        let heard = told.events.try_recv().unwrap();
+        assert!(matches!(heard, Event::Trouble { fault: None, .. }));
+        assert!(told.events.try_recv().is_err());
+        assert!(told.within(PATIENCE * 100).await.is_empty());
     }
 }
