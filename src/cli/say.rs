@@ -31,13 +31,10 @@ impl Say {
         }
     }
 
-    /// What went wrong, to standard error.
-    #[expect(
-        clippy::print_stderr,
-        reason = "what a command says goes to its standard error"
-    )]
+    /// What went wrong, to standard error. If that cannot be written either, there is nobody to tell; the
+    /// exit code remains.
     pub(super) fn fault(&self, line: &str) {
-        eprintln!("{line}");
+        let _ = writeln!(io::stderr(), "{line}");
     }
 
     /// Asks on the terminal and gives the answer without its blanks; nothing at the end of the input.
