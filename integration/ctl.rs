@@ -862,6 +862,67 @@ fn wait_names_who_did_not() {
     );
 }
 
+/// A balancer's records go by one lease, all at once: it is gone, and has not just lost the pool.
+#[test]
+fn wait_tells_who_is_gone() {
+    let lab = Lab::new();
+    let granted = lab.cluster.etcdctl(&["lease", "grant", "600"]);
+    let lease = granted.split_whitespace().nth(1).unwrap().to_owned();
+    let lease_option = format!("--lease={lease}");
+    let put = |key: &str, value: &str| lab.cluster.etcdctl(&["put", key, value, &lease_option]);
+    put("/plimsoll/v1/balancers/lb1", "{}");
+    // It has started, and has had no list yet: it serves the pool all the same.
+    put(
+        "/plimsoll/v1/applied/lb1/eqiad/bar/foo",
+        r#"{"revision": 0, "services": {}}"#,
+    );
+    let mut ctl = lab.command();
+    ctl.args(["depool", "--hostname", "srv2", "--wait", "--timeout", "1s"]);
+    let output = ctl.output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("eqiad/bar/foo: no balancer serves it"),
+        "{said}"
+    );
+    assert!(said.contains("it has no list in force yet"), "{said}");
+
+    let mut ctl = lab.command();
+    ctl.args(["depool", "--hostname", "srv3", "--wait"]);
+    let running = ctl.stdout(Stdio::piped()).spawn().unwrap();
+    until("it is in etcd", || {
+        lab.value("eqiad/bar/foo/srv3")["pooled"] == "no"
+    });
+    lab.cluster.etcdctl(&["lease", "revoke", &lease]);
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = text(&output.stdout);
+    // Or it was gone before it was looked at.
+    let gone = said.contains("lb1: eqiad/bar/foo: gone before it had applied it");
+    assert!(gone || !said.contains("lb1"), "{said}");
+    assert!(said.ends_with("no balancer is alive\n"), "{said}");
+}
+
+#[test]
+fn a_full_standard_error_changes_nothing_in_what_is_done() {
+    let lab = Lab::new();
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let mut ctl = lab.command();
+    // It has something to note: nobody serves the pool.
+    let status = ctl
+        .args(["depool", "--hostname", "srv2"])
+        .stderr(full())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(lab.value("eqiad/bar/foo/srv2")["pooled"], "no");
+    let mut ctl = lab.command();
+    let status = ctl
+        .args(["select", "name=nobody", "get"])
+        .stderr(full())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(66));
+}
+
 #[test]
 fn a_member_that_hangs_or_dies_is_passed_over() {
     let mut lab = Lab::of(3);

@@ -61,8 +61,10 @@ pub struct Address {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Pool {
-    /// The list as of this revision has been applied to the kernel of every service below and read back.
+    /// The list as of this revision has been applied to the kernel of every service of it and read back; 0: there is
+    /// one to which no list has been applied yet.
     pub revision: u64,
+    /// Without those that have nothing in the kernel yet.
     pub services: BTreeMap<String, PoolService>,
 }
 

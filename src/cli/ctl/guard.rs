@@ -67,12 +67,15 @@ pub(super) fn refusals(blows: &BTreeMap<PoolPath, Blow>, records: &Records) -> V
     refusals
 }
 
-/// The pools that lose a server and that nobody says to serve.
+/// The pools that lose a server and of which nobody says what is in force.
 pub(super) fn unreckoned<'a>(
     blows: &'a BTreeMap<PoolPath, Blow>,
     records: &'a Records,
 ) -> impl Iterator<Item = &'a PoolPath> {
-    let nobody = |pool: &PoolPath| !records.keys().any(|(_, of)| of == pool);
+    let nobody = |pool: &PoolPath| {
+        let mut of_pool = records.iter().filter(|((_, of), _)| of == pool);
+        of_pool.all(|(_, record)| record.services.is_empty())
+    };
     blows
         .iter()
         .filter(|(_, blow)| blow.takes_away())

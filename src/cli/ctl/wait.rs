@@ -67,14 +67,25 @@ async fn follow(
     fleet: &mut Fleet<'_>,
     say: &mut impl FnMut(&str),
 ) -> Result<(), EtcdError> {
+    while !followed(store, fleet, say).await? {}
+    fleet.idle().iter().for_each(|line| say(line));
+    Ok(())
+}
+
+/// `false`: a record is gone, and all are to be read anew. When a lease ends, etcd's two watches tell of its
+/// keys one after the other; only a read says whether the balancer is gone or just its pool.
+async fn followed(
+    store: &mut Store,
+    fleet: &mut Fleet<'_>,
+    say: &mut impl FnMut(&str),
+) -> Result<bool, EtcdError> {
     let (records, revision) = store.below(&[BALANCERS, APPLIED]).await?;
     fleet.start_over(records);
     let mut news = store.watch([BALANCERS, APPLIED], revision + 1).await?;
     loop {
         fleet.news().iter().for_each(|line| say(line));
         if fleet.is_done() {
-            fleet.idle().iter().for_each(|line| say(line));
-            return Ok(());
+            return Ok(true);
         }
         let response = match news.message().await {
             Ok(Some(response)) if !response.canceled() => response,
@@ -86,11 +97,11 @@ async fn follow(
             let Ok(key) = std::str::from_utf8(kv.key()) else {
                 continue;
             };
-            let value = match event.event_type() {
-                EventType::Put => Some(kv.value()),
-                EventType::Delete => None,
-            };
-            fleet.set(key, value);
+            match event.event_type() {
+                EventType::Put => fleet.set(key, Some(kv.value())),
+                EventType::Delete if fleet.knows(key) => return Ok(false),
+                EventType::Delete => {}
+            }
         }
     }
 }
@@ -154,6 +165,14 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// Whether a key is one of those that bear on anything here.
+    fn knows(&self, key: &str) -> bool {
+        match key.strip_prefix(BALANCERS) {
+            Some(balancer) => self.alive.contains(balancer),
+            None => applied_key(key).is_some_and(|key| self.applied.contains_key(&key)),
+        }
+    }
+
     /// Takes note of who is late; lines on who is done or gone since it was asked last.
     fn news(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -207,6 +226,7 @@ impl<'a> Fleet<'a> {
     fn verdict(&self) -> Verdict {
         let late = |(balancer, pool): &(String, PoolPath)| {
             let at = match self.applied.get(&(balancer.clone(), pool.clone())) {
+                Some(Pool { revision: 0, .. }) => "it has no list in force yet".to_owned(),
                 Some(record) => format!("it is at revision {}", record.revision),
                 None => "it says nothing".to_owned(),
             };

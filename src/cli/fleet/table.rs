@@ -133,6 +133,7 @@ fn behind(facts: &Facts) -> String {
         for (hostname, lag) in &behind.balancers {
             let serves = lag
                 .revision
+                .filter(|revision| *revision > 0)
                 .map_or("nothing yet".to_owned(), |r| r.to_string());
             let by = match lag.changes {
                 1 => "1 server".to_owned(),

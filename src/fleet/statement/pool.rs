@@ -4,9 +4,9 @@ use crate::config::DepoolGuard;
 use crate::fleet::record::{Pool, PoolService};
 use crate::snapshot::{Applied, Pooled, Service, Source};
 
-/// The record; `None`: no service has applied anything yet, so there is nothing to tell. Once one has, those
-/// that have not count as revision 0, so that nobody takes the pool for applied.
-pub(super) fn record<'a>(services: impl Iterator<Item = &'a Service>) -> Option<Pool> {
+/// The record. Services that have applied nothing yet count as revision 0, even if no other has, so that
+/// nobody takes the pool for applied, nor this balancer for one that does not serve it.
+pub(super) fn record<'a>(services: impl Iterator<Item = &'a Service>) -> Pool {
     let mut pool = Pool {
         revision: u64::MAX,
         services: Default::default(),
@@ -18,7 +18,7 @@ pub(super) fn record<'a>(services: impl Iterator<Item = &'a Service>) -> Option<
             pool.services.insert(name, of_service(service));
         }
     }
-    (!pool.services.is_empty()).then_some(pool)
+    pool
 }
 
 /// Whether a newer list is in force than the kernel has, and the kernel has not refused.
