@@ -739,8 +739,7 @@ async fn a_damaged_file_is_said_and_mended() {
     assert!(running.lists.is_empty());
     cluster.spawn(0);
     running.list("web", "a*1").await;
-    // Nobody knows for how long the daemon was away.
-    assert_eq!(running.lists["web"].freshness, Freshness::CatchUp);
+    assert_eq!(running.lists["web"].freshness, Freshness::Current);
     running.until("mended", |r| r.faults.is_empty()).await;
     wait_for(&file).await;
 }

@@ -188,11 +188,7 @@ impl Source {
                 Ok(())
             }
             Ok(None) => Ok(()),
-            Err(fault) => {
-                // Nobody knows for how long we were away: what comes is taken with care.
-                self.heard = Some((Instant::now(), Duration::MAX));
-                self.file_trouble(Some(fault)).await
-            }
+            Err(fault) => self.file_trouble(Some(fault)).await,
         }
     }
 
