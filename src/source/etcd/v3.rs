@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TOGETHER: usize = 256;
 /// How long a lease's change is kept for the change of the same revision to its node, which etcd sends straight
 /// before it or after it, as a response of its own.
-const OTHER_HALF: Duration = Duration::from_millis(10);
+const OTHER_HALF: Duration = Duration::from_millis(100);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
