@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plimsoll::api::{self, Limits};
 use plimsoll::snapshot::Snapshot;
-use plimsoll::{config, service, snapshot};
+use plimsoll::{config, routing, service, snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

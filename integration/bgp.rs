@@ -20,11 +20,13 @@ mod speaker;
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netns::{Namespace, until};
-use plimsoll::config::Bgp;
-use plimsoll::event::SessionState;
+use plimsoll::config::{Bgp, Peer};
+use plimsoll::routing::PeerId;
+use plimsoll::routing::session::SessionState;
 use router::{Kind, Route, Router, Settings};
 use speaker::{Speaker, peer};
 
@@ -87,16 +89,18 @@ fn bgp(peers: &[IpAddr]) -> Bgp {
     Bgp {
         local_as: LOCAL_AS,
         router_id: Ipv4Addr::new(10, 9, 0, 1),
-        next_hop_ipv4: Some(US.parse().unwrap()),
-        next_hop_ipv6: Some(US_V6.parse().unwrap()),
-        med: 0,
-        hold_time: Duration::from_secs(3),
+        policy: Arc::default(),
+        shutdown_text: None,
         listen: vec!["0.0.0.0:179".parse().unwrap(), "[::]:179".parse().unwrap()],
         peers: peers
             .iter()
-            .map(|address| (*address, peer(*address, ROUTER_AS)))
+            .map(|address| entry(peer(*address, ROUTER_AS)))
             .collect(),
     }
+}
+
+fn entry(peer: Peer) -> (PeerId, Arc<Peer>) {
+    (peer.id.clone(), Arc::new(peer))
 }
 
 /// What a router of another AS without policy has of a route of ours.
@@ -137,7 +141,9 @@ fn routes(kind: Kind) {
     ]);
     speaker.until_announced(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
 
-    speaker.configure(|bgp| bgp.next_hop_ipv4 = Some(Ipv4Addr::new(10, 9, 0, 99)));
+    speaker.configure_peer(FIRST, |peer| {
+        peer.next_hop_ipv4 = Some(Ipv4Addr::new(10, 9, 0, 99))
+    });
     let other = |med| route("10.9.0.99", med);
     router.expect(&[
         ("192.0.2.1/32".into(), other(77)),
@@ -290,7 +296,8 @@ fn who_connects(kind: Kind) {
             bgp.listen.clear();
         } else {
             // Nobody answers there.
-            bgp.peers.get_mut(&FIRST).unwrap().port = 1179;
+            let peer = bgp.peers.get_mut(&PeerId::from(FIRST)).unwrap();
+            Arc::make_mut(peer).port = 1179;
         }
         let mut speaker = Speaker::start(&lab.balancer, bgp);
         speaker.announce("192.0.2.1", 10);
@@ -442,7 +449,7 @@ fn internal_over_ipv6(kind: Kind) {
     });
     let router: IpAddr = "fd00:9::2".parse().unwrap();
     let mut bgp = bgp(&[]);
-    bgp.peers.insert(router, peer(router, LOCAL_AS));
+    bgp.peers.extend([entry(peer(router, LOCAL_AS))]);
     let mut speaker = Speaker::start(&lab.balancer, bgp);
     speaker.announce("192.0.2.1", 10);
     speaker.announce("2001:db8::1", 20);
@@ -484,7 +491,7 @@ fn peers_do_not_touch_each_other() {
     bird.expect(&[v4("192.0.2.1", 10)]);
     let session = bird.session();
 
-    speaker.configure(|bgp| bgp.peers.extend([(SECOND, peer(SECOND, ROUTER_AS))]));
+    speaker.configure(|bgp| bgp.peers.extend([entry(peer(SECOND, ROUTER_AS))]));
     speaker.until_state(SECOND, SessionState::Established);
     frr.expect(&[v4("192.0.2.1", 10)]);
 
@@ -500,7 +507,7 @@ fn peers_do_not_touch_each_other() {
     frr.expect(&[v4("192.0.2.2", 49), v4("192.0.2.3", 49)]);
 
     speaker.until_announced(&["192.0.2.2", "192.0.2.3"]);
-    speaker.configure(|bgp| bgp.peers.retain(|address, _| *address != SECOND));
+    speaker.configure(|bgp| bgp.peers.retain(|peer, _| *peer != SECOND.into()));
     frr.expect(&[]);
     speaker.until_state(SECOND, SessionState::Idle);
     until(Duration::from_secs(5), "FRR is told why", || {
@@ -508,13 +515,13 @@ fn peers_do_not_touch_each_other() {
             .contains("6/3 (Cease/Peer De-configured)")
             .then_some(())
     });
-    speaker.configure(|bgp| bgp.peers.extend([(SECOND, peer(SECOND, ROUTER_AS))]));
+    speaker.configure(|bgp| bgp.peers.extend([entry(peer(SECOND, ROUTER_AS))]));
     speaker.until_state(SECOND, SessionState::Established);
     frr.expect(&[v4("192.0.2.2", 49), v4("192.0.2.3", 49)]);
 
     assert_eq!(bird.session(), session, "the first session was not reset");
     // No BGP at all any more.
-    speaker.publish(|snapshot| std::sync::Arc::make_mut(&mut snapshot.config).bgp = None);
+    speaker.publish(|snapshot| Arc::make_mut(&mut snapshot.config).bgp = None);
     bird.expect(&[]);
     frr.expect(&[]);
     speaker.until_announced(&[]);

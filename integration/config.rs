@@ -13,6 +13,7 @@ use plimsoll::config::{
     Config, DepoolGuard, IdleConnection, Keepalive, LARGEST, Mistakes, Monitor, ProxyFetch,
     Servers, Threshold,
 };
+use plimsoll::routing::Med;
 use plimsoll::service::{Host, Protocol, Scheduler, Weight};
 use proptest::prelude::*;
 
@@ -970,7 +971,7 @@ fn defaults() {
     assert_eq!(web.depool_guard, DepoolGuard::Floor);
     assert!(!web.one_packet);
     assert!(web.announce.announce);
-    assert_eq!(web.announce.med, None);
+    assert_eq!(web.announce.policy.med, None);
     let seconds = Duration::from_secs;
     let keepalive = Keepalive {
         idle: seconds(10),
@@ -1008,23 +1009,25 @@ fn defaults_of_bgp() {
     );
     let bgp = Config::parse(&text, "FILE").unwrap().bgp.unwrap();
     assert_eq!(
-        (bgp.local_as, bgp.med, bgp.hold_time),
-        (4_200_000_000, 0, Duration::from_secs(30))
+        (bgp.local_as, bgp.policy.med),
+        (4_200_000_000, Some(Med::Set(0)))
     );
     assert_eq!(
         bgp.listen,
         ["0.0.0.0:179".parse().unwrap(), "[::]:179".parse().unwrap()]
     );
-    assert_eq!(
-        (bgp.next_hop_ipv4, bgp.next_hop_ipv6),
-        (Some(Ipv4Addr::new(10, 0, 0, 1)), None)
-    );
     let peers: Vec<_> = bgp
         .peers
         .values()
-        .map(|peer| (peer.peer_as, peer.port))
+        .map(|peer| (peer.peer_as, peer.port, peer.hold_time))
         .collect();
-    assert_eq!(peers, [(14907, 179)]);
+    assert_eq!(peers, [(14907, 179, Duration::from_secs(30))]);
+    let next_hops = bgp
+        .peers
+        .values()
+        .map(|peer| (peer.next_hop_ipv4, peer.next_hop_ipv6));
+    let ours = Ipv4Addr::new(10, 0, 0, 1);
+    assert_eq!(next_hops.collect::<Vec<_>>(), [(Some(ours), None)]);
 }
 
 #[test]
@@ -1059,7 +1062,7 @@ fn the_example_is_good_and_shows_the_defaults() {
         (Protocol::Tcp, Scheduler::Wrr)
     );
     assert_eq!(text.depool_guard, DepoolGuard::Floor);
-    assert_eq!(text.announce.med, Some(10));
+    assert_eq!(text.announce.policy.med, Some(Med::Set(10)));
     assert!(dns.one_packet && dns.monitors.is_empty());
     assert_eq!(example.services.len(), 2);
 

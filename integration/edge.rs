@@ -81,6 +81,7 @@ fn empty() -> Snapshot {
         retiring: imbl::OrdMap::new(),
         vips: imbl::OrdMap::new(),
         peers: Arc::default(),
+        peer_orders: Default::default(),
         troubles: Arc::default(),
         reload_refused: None,
         stopping: false,
@@ -107,10 +108,10 @@ pub(crate) fn service(
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File("/nowhere".into()),
         monitors: Vec::new(),
-        announce: Announce {
+        announce: Arc::new(Announce {
             announce: false,
-            med: None,
-        },
+            ..Announce::default()
+        }),
     };
     Service {
         config: Arc::new(config),

@@ -26,7 +26,7 @@ use plimsoll::config::{Config, Etcd, Servers};
 use plimsoll::event::Event;
 use plimsoll::service::{Freshness, Listing};
 use plimsoll::snapshot::Snapshot;
-use plimsoll::{config, service, snapshot};
+use plimsoll::{config, routing, service, snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};

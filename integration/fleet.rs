@@ -27,4 +27,4 @@ mod records;
 mod sample;
 
 // What `sample` names.
-use plimsoll::{config, service, snapshot};
+use plimsoll::{config, routing, service, snapshot};

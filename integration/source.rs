@@ -19,7 +19,7 @@ use plimsoll::config::Servers;
 use plimsoll::event::Event;
 use plimsoll::service::ServerList;
 use plimsoll::snapshot::{Snapshot, Source};
-use plimsoll::{config, service, snapshot};
+use plimsoll::{config, routing, service, snapshot};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-const WORDS: &[&str] = &["service", "conftool", "config", "event", "snapshot"];
+const WORDS: &[&str] = &[
+    "service", "routing", "secret", "conftool", "config", "event", "snapshot",
+];
 const DECISIONS: &[&str] = &["pool", "balancer"];
 const TOOLS: &[&str] = &["backoff", "chain", "etcd", "state"];
 const EDGES: &[&str] = &[

@@ -30,7 +30,7 @@ use cluster::Cluster;
 use conftool::Conftool;
 use follower::{Follower, SOON};
 use plimsoll::conftool::Pooled::{Inactive, No, Yes};
-use plimsoll::{config, service, snapshot};
+use plimsoll::{config, routing, service, snapshot};
 use proxy::Proxy;
 use tokio::task::spawn_blocking;
 use writer::Writer;

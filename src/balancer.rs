@@ -15,8 +15,9 @@ use imbl::OrdMap;
 use tracing::{info, warn};
 
 use crate::config::{self, Config, Servers};
-use crate::event::Event;
+use crate::event::{Event, PeerOrder};
 use crate::pool::{Bearing, CheckIds, Pool};
+use crate::routing::PeerId;
 use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
 use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
 
@@ -77,6 +78,7 @@ impl Balancer {
                 retiring: OrdMap::new(),
                 vips: OrdMap::new(),
                 peers: Arc::default(),
+                peer_orders: Arc::default(),
                 troubles: Arc::default(),
                 reload_refused: None,
                 stopping: false,
@@ -146,13 +148,13 @@ impl Balancer {
             }
             Event::Repaired { service } => self.with_key(service, Pool::repaired),
             Event::Addresses { present, faults } => self.addresses(present, faults),
-            Event::Peer { address, session } => {
+            Event::Peer { peer, session } => {
                 // The last word of one that was removed may come late.
-                let bgp = self.snapshot.config.bgp.as_ref();
-                if bgp.is_some_and(|bgp| bgp.peers.contains_key(&address)) {
-                    Arc::make_mut(&mut self.snapshot.peers).insert(address, session);
+                if self.has_peer(&peer) {
+                    Arc::make_mut(&mut self.snapshot.peers).insert(peer, session);
                 }
             }
+            Event::PeerOrder { peer, order } => self.peer_order(peer, order),
             Event::Announced(announced) => self.announced(announced),
             Event::Trouble { part, fault } => self.trouble(part, fault),
             Event::Together(events) => {
@@ -203,7 +205,7 @@ impl Balancer {
             {
                 self.index_names(&name, old.as_deref(), Some(&view));
             }
-            if self.bearings.insert(name, bearing) != Some(bearing) {
+            if self.bearings.insert(name, bearing.clone()) != Some(bearing) {
                 self.dirty_vips.insert(view.key().address);
             }
         }
@@ -282,9 +284,9 @@ impl Balancer {
                 .bgp
                 .iter()
                 .flat_map(|bgp| bgp.peers.keys())
-                .copied()
                 .collect::<BTreeSet<_>>();
-            Arc::make_mut(&mut self.snapshot.peers).retain(|address, _| peers.contains(address));
+            Arc::make_mut(&mut self.snapshot.peers).retain(|peer, _| peers.contains(peer));
+            Arc::make_mut(&mut self.snapshot.peer_orders).retain(|peer, _| peers.contains(peer));
         }
     }
 
@@ -407,6 +409,31 @@ impl Balancer {
         }
     }
 
+    fn has_peer(&self, peer: &PeerId) -> bool {
+        let bgp = self.snapshot.config.bgp.as_ref();
+        bgp.is_some_and(|bgp| bgp.peers.contains_key(peer))
+    }
+
+    fn peer_order(&mut self, peer: PeerId, order: PeerOrder) {
+        if !self.has_peer(&peer) {
+            return;
+        }
+        info!(%peer, ?order, "an operator's order");
+        let orders = Arc::make_mut(&mut self.snapshot.peer_orders);
+        let orders = orders.entry(peer).or_default();
+        match order {
+            PeerOrder::Disable(text) => {
+                orders.enabled = Some(false);
+                orders.text = text;
+            }
+            PeerOrder::Enable => orders.enabled = Some(true),
+            PeerOrder::Clear(text) => {
+                orders.clears += 1;
+                orders.text = text;
+            }
+        }
+    }
+
     fn index_names(
         &mut self,
         service: &ServiceName,
@@ -466,9 +493,12 @@ impl Balancer {
         if old.is_some_and(|old| **old == vip) {
             return;
         }
-        if old.map(|old| old.announce) != Some(vip.announce) {
-            match vip.announce {
-                Ok(Announcement { med }) => info!(vip = %address, med, "announce"),
+        if old.map(|old| &old.announce) != Some(&vip.announce) {
+            match &vip.announce {
+                Ok(announcement) => {
+                    let med = announcement.attributes(None).med;
+                    info!(vip = %address, med, "announce");
+                }
                 Err(why) => info!(vip = %address, %why, "do not announce"),
             }
         }
@@ -492,7 +522,7 @@ impl Balancer {
             .filter_map(|name| self.pools.get(name))
             .collect();
         // All services of an address agree on its announcement: the configuration is refused otherwise.
-        let announce = pools.first().ok_or(Refusal::Retiring)?.config().announce;
+        let announce = &pools.first().ok_or(Refusal::Retiring)?.config().announce;
         if !announce.announce {
             return Err(Refusal::NotConfigured);
         }
@@ -509,7 +539,10 @@ impl Balancer {
             return Err(Refusal::AddressMissing);
         }
         Ok(Announcement {
-            med: announce.med.unwrap_or(bgp.med),
+            to: announce.to.clone(),
+            base: bgp.policy.clone(),
+            own: announce.policy.clone(),
+            condition: Arc::default(),
         })
     }
 }

@@ -20,26 +20,21 @@ mod rib;
 mod session;
 mod transport;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::listener::{Accepted, Listeners};
-use self::message::Attributes;
 use self::notification::Cease;
 use self::peer::Orders;
 use self::report::Board;
 use self::session::Ends;
-use crate::config::Bgp;
 use crate::event::Event;
-use crate::service::Family;
-use crate::snapshot::{Snapshot, Vip};
+use crate::routing::PeerId;
+use crate::snapshot::Snapshot;
 
 /// So many connections of a peer may wait until its task takes them.
 const ACCEPTED: usize = 2;
@@ -60,8 +55,6 @@ async fn speak(mut snapshots: watch::Receiver<Arc<Snapshot>>, board: Board) {
     let (accepted, mut connections) = mpsc::channel(16);
     let mut speaker = Speaker {
         snapshot: None,
-        routes: OrdMap::new(),
-        without_next_hop: BTreeSet::new(),
         peers: BTreeMap::new(),
         tasks: JoinSet::new(),
         listeners: Listeners::new(accepted, board.clone()),
@@ -86,11 +79,7 @@ async fn speak(mut snapshots: watch::Receiver<Arc<Snapshot>>, board: Board) {
 struct Speaker {
     /// The newest.
     snapshot: Option<Arc<Snapshot>>,
-    /// What every peer is to be told.
-    routes: OrdMap<IpAddr, Attributes>,
-    /// Families that cannot be announced; it has been logged.
-    without_next_hop: BTreeSet<Family>,
-    peers: BTreeMap<IpAddr, Handle>,
+    peers: BTreeMap<PeerId, Handle>,
     tasks: JoinSet<()>,
     listeners: Listeners,
     board: Board,
@@ -103,56 +92,13 @@ struct Handle {
 
 impl Speaker {
     fn update(&mut self, snapshot: Arc<Snapshot>) {
-        let before = self.snapshot.replace(snapshot.clone());
         let bgp = snapshot.config.bgp.as_ref();
-        let bgp_before = before
-            .as_ref()
-            .and_then(|before| before.config.bgp.as_ref());
-        if let Some(bgp) = bgp {
-            if bgp_before.is_none_or(|before| next_hops(before) != next_hops(bgp)) {
-                self.without_next_hop.clear();
-                self.routes = OrdMap::new();
-                for (&address, vip) in &snapshot.vips {
-                    self.route(address, Some(vip), bgp);
-                }
-            } else if let Some(before) = &before {
-                for change in before.vips.diff(&snapshot.vips) {
-                    match change {
-                        DiffItem::Add(address, vip)
-                        | DiffItem::Update {
-                            new: (address, vip),
-                            ..
-                        } => {
-                            self.route(*address, Some(vip), bgp);
-                        }
-                        DiffItem::Remove(address, _) => self.route(*address, None, bgp),
-                    }
-                }
-            }
-        }
         self.listeners.set(
             bgp.filter(|_| !snapshot.stopping)
                 .map_or(&[], |bgp| &bgp.listen),
         );
+        self.snapshot = Some(snapshot);
         self.order();
-    }
-
-    fn route(&mut self, address: IpAddr, vip: Option<&Arc<Vip>>, bgp: &Bgp) {
-        let announcement = vip.and_then(|vip| vip.announce.ok());
-        let attributes = announcement.filter(|_| message::is_unicast(address)).and_then(|announcement| {
-            let next_hop = match address {
-                IpAddr::V4(_) => bgp.next_hop_ipv4.map(IpAddr::from),
-                IpAddr::V6(_) => bgp.next_hop_ipv6.map(IpAddr::from),
-            };
-            if next_hop.is_none() && self.without_next_hop.insert(Family::of(address)) {
-                tracing::warn!(%address, "not announced: no next hop of its family is configured");
-            }
-            next_hop.map(|next_hop| Attributes { next_hop, med: announcement.med })
-        });
-        match attributes {
-            Some(attributes) => drop(self.routes.insert(address, attributes)),
-            None => drop(self.routes.remove(&address)),
-        }
     }
 
     /// Gives each peer its orders, as far as they changed; starts tasks of new ones.
@@ -168,8 +114,8 @@ impl Speaker {
         } else {
             Cease::PeerDeconfigured
         };
-        for (address, handle) in &self.peers {
-            if snapshot.stopping || !wanted.contains_key(address) {
+        for (peer, handle) in &self.peers {
+            if snapshot.stopping || !wanted.contains_key(peer) {
                 handle.end(end);
             }
         }
@@ -180,35 +126,36 @@ impl Speaker {
             return;
         }
         let Some(bgp) = bgp else { return };
-        for (&address, peer) in wanted {
+        for (id, peer) in wanted {
             let orders = Orders {
-                ends: ends(bgp, peer.peer_as),
-                address: SocketAddr::new(address, peer.port),
-                routes: self.routes.clone(),
+                ends: Ends::new(bgp, peer),
+                peer: peer.clone(),
+                vips: snapshot.vips.clone(),
+                said: snapshot.peer_orders.get(id).cloned().unwrap_or_default(),
                 end: None,
             };
-            match self.peers.get(&address) {
+            match self.peers.get(id) {
                 Some(handle) => handle.order(orders),
-                None => self.start(address, orders),
+                None => self.start(id.clone(), orders),
             }
         }
     }
 
-    fn start(&mut self, address: IpAddr, orders: Orders) {
+    fn start(&mut self, peer: PeerId, orders: Orders) {
         let (orders, receiver) = watch::channel(Arc::new(orders));
         let (accepted, connections) = mpsc::channel(ACCEPTED);
         self.tasks
             .spawn(peer::run(receiver, connections, self.board.clone()));
-        self.peers.insert(address, Handle { orders, accepted });
+        self.peers.insert(peer, Handle { orders, accepted });
     }
 
     /// Forgets the peers whose task has ended, and starts those that are wanted again.
     fn bury(&mut self) {
         let board = &self.board;
-        self.peers.retain(|&address, handle| {
+        self.peers.retain(|peer, handle| {
             let alive = !handle.orders.is_closed();
             if !alive {
-                board.peer_is_gone(address);
+                board.peer_is_gone(peer);
             }
             alive
         });
@@ -217,7 +164,7 @@ impl Speaker {
 
     /// A connection goes to its peer; whoever is none is not answered.
     fn accept(&mut self, (stream, from): Accepted) {
-        let peer = from.ip().to_canonical();
+        let peer = PeerId::Address(from.ip().to_canonical());
         match self.peers.get(&peer) {
             // If its task has enough to do with others, this one is dropped.
             Some(handle) => drop(handle.accepted.try_send(stream)),
@@ -245,19 +192,4 @@ impl Handle {
             ..orders
         });
     }
-}
-
-fn ends(bgp: &Bgp, peer_as: u32) -> Ends {
-    // The configuration holds it to 65535 s.
-    let hold_time = u16::try_from(bgp.hold_time.as_secs()).unwrap_or(u16::MAX);
-    Ends {
-        local_as: bgp.local_as,
-        identifier: bgp.router_id,
-        hold_time,
-        peer_as,
-    }
-}
-
-fn next_hops(bgp: &Bgp) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
-    (bgp.next_hop_ipv4, bgp.next_hop_ipv6)
 }

@@ -1,17 +1,20 @@
 //! A file's text → [`Config`], once; after that nothing in the program sees text.
 //! Mistakes are collected, all of a file at once, each with its line, its key and what would be right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Serialize;
 use url::Url;
 
 use crate::conftool::PoolPath;
-use crate::service::{Scheduler, ServerList, ServiceName, VirtualService};
+use crate::routing::{GRACEFUL_SHUTDOWN, Group, Med, PeerId, Policy, Role};
+use crate::secret::Secret;
+use crate::service::{Family, Scheduler, ServerList, ServiceName, VirtualService};
 
 mod agreement;
 mod bgp;
@@ -63,26 +66,114 @@ pub struct Bgp {
     pub local_as: u32,
     /// The BGP Identifier (RFC 6286), not 0.0.0.0.
     pub router_id: Ipv4Addr,
-    /// Needed as soon as an IPv4 address is announced.
-    pub next_hop_ipv4: Option<Ipv4Addr>,
-    /// Needed as soon as an IPv6 address is announced.
-    pub next_hop_ipv6: Option<Ipv6Addr>,
-    /// MULTI_EXIT_DISC of services that name none.
-    pub med: u32,
-    /// The hold time that we propose (RFC 4271 section 4.2), 3 s to 65535 s, whole seconds.
-    pub hold_time: Duration,
     /// Where routers' own connections are accepted; empty: nowhere. Default: port 179, both families.
     pub listen: Vec<SocketAddr>,
-    pub peers: BTreeMap<IpAddr, Peer>,
+    /// What holds for every address, below what peers and services say.
+    pub policy: Arc<Policy>,
+    /// What peers are told with a Cease / Administrative Shutdown when the daemon stops (RFC 9003); at most
+    /// 255 bytes.
+    pub shutdown_text: Option<Arc<str>>,
+    pub peers: BTreeMap<PeerId, Arc<Peer>>,
 }
 
-/// `[[bgp.peer]]`
+/// `[[bgp.peer]]`, with what `[bgp.defaults]` and `[bgp]` say where it says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Peer {
-    pub address: IpAddr,
+    pub id: PeerId,
+    pub description: Option<Arc<str>>,
+    /// `false`: configured, but down until `plimsoll bgp enable`.
+    pub enabled: bool,
     pub peer_as: u32,
     /// TCP port that we connect to, 179 by default.
     pub port: u16,
+    /// Never connect, only accept.
+    pub passive: bool,
+    /// The end of the connection that is ours; the kernel chooses what is `None`.
+    pub local_address: Option<IpAddr>,
+    pub local_port: Option<u16>,
+    /// The hold time that we propose (RFC 4271 section 4.2), 3 s to 65535 s, whole seconds.
+    pub hold_time: Duration,
+    /// RFC 9687.
+    pub send_hold_time: Duration,
+    /// The longest wait between two tries to connect.
+    pub connect_retry_time: Duration,
+    /// RFC 4271 section 8.1.1, DelayOpenTime.
+    pub delay_open_time: Option<Duration>,
+    pub ttl: Ttl,
+    pub authentication: Option<Authentication>,
+    /// Those that we offer, at least one.
+    pub families: BTreeSet<Family>,
+    /// `None`: our end of the session's connection, if that is IPv4.
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// `None`: our end of the session's connection, if that is IPv6.
+    pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// Offer IPv4 prefixes with an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Offer messages of up to 65,535 bytes (RFC 8654).
+    pub extended_messages: bool,
+    /// Our own role towards the peer (RFC 9234).
+    pub role: Option<Role>,
+    /// Refuse a peer that names no role.
+    pub role_strict: bool,
+    /// The least time between two announcements of one prefix; first ones and withdrawals go at once.
+    pub advertisement_interval: Duration,
+    /// So many prefixes of a family the peer may announce.
+    pub maximum_prefixes: u32,
+    /// What happens beyond.
+    pub maximum_prefixes_action: MaximumAction,
+    /// The groups that `announce-to` may name.
+    pub groups: BTreeSet<Group>,
+    /// Announced addresses must be among these; `None`: any. Held when the file is read.
+    pub allow: Option<Vec<IpNet>>,
+    /// No more addresses than this may be announced to the peer. Held when the file is read.
+    pub maximum_announced: Option<u32>,
+    /// Over `[bgp]`'s, below a service's.
+    pub policy: Arc<Policy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ttl {
+    /// A router on our own wire: 1 to external peers, the kernel's default to internal ones.
+    Default,
+    /// `multihop = N`: sent with this TTL.
+    Multihop(u8),
+    /// `ttl-security = N` (RFC 5082): sent with 255; what has come over more than N - 1 routers is dropped.
+    Security(u8),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authentication {
+    /// `password-file`: TCP MD5 (RFC 2385), 1 to 80 bytes.
+    Md5(Secret),
+    /// `tcp-ao` (RFC 5925).
+    Ao(Ao),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ao {
+    pub key: Secret,
+    pub send_id: u8,
+    pub receive_id: u8,
+    pub algorithm: AoAlgorithm,
+}
+
+/// RFC 5926.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AoAlgorithm {
+    HmacSha1,
+    Aes128Cmac,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaximumAction {
+    /// An alert (default): a router's leak is no reason to stop announcing.
+    Warn,
+    /// Cease / Maximum Number of Prefixes Reached (RFC 4486).
+    Cease,
 }
 
 /// `[etcd]`
@@ -130,7 +221,7 @@ pub struct Service {
     pub servers: Servers,
     /// In the file's order; a server is up if all of them say so.
     pub monitors: Vec<Arc<Monitor>>,
-    pub announce: Announce,
+    pub announce: Arc<Announce>,
 }
 
 /// The fraction of a pool's servers that must stay, 0 to 1.
@@ -177,13 +268,65 @@ pub enum Servers {
     Etcd(PoolPath),
 }
 
-/// `[service.NAME.bgp]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// `[service.NAME.bgp]`, with what `[bgp]` says where it says nothing. All services of one address agree.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Announce {
-    /// Whether the service's address is announced; all services of one address agree.
+    /// Whether the service's address is announced.
     pub announce: bool,
-    /// MULTI_EXIT_DISC, `[bgp]`'s if `None`; all services of one address agree.
-    pub med: Option<u32>,
+    /// The groups of peers that are told; `None`: all peers.
+    pub to: Option<Arc<BTreeSet<Group>>>,
+    /// Over the peers' and `[bgp]`'s.
+    pub policy: Arc<Policy>,
+    /// Over that, while the address is degraded, or failed.
+    pub degraded: Arc<Policy>,
+    pub failed: Arc<Policy>,
+    pub withdraw_when: WithdrawWhen,
+    /// Which of its services an address needs.
+    pub services: Needs,
+    /// How long an address that was withdrawn, or told with a condition's attributes, must be better without a
+    /// break before peers are told so.
+    pub up_delay: Duration,
+}
+
+/// Announced to all peers as long as something is pooled; a failed address is demoted.
+impl Default for Announce {
+    fn default() -> Announce {
+        Announce {
+            announce: true,
+            to: None,
+            policy: Arc::default(),
+            degraded: Arc::default(),
+            failed: Arc::new(Policy {
+                med: Some(Med::Add(1000)),
+                communities: BTreeSet::from([GRACEFUL_SHUTDOWN]),
+                ..Policy::default()
+            }),
+            withdraw_when: WithdrawWhen::NotPooled,
+            services: Needs::All,
+            up_delay: Duration::ZERO,
+        }
+    }
+}
+
+/// In which condition an address is withdrawn: in this one and in worse ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WithdrawWhen {
+    Degraded,
+    Failed,
+    /// Nothing is pooled (default).
+    NotPooled,
+    /// Not for its servers (PyBal).
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Needs {
+    /// As good as its worst service.
+    All,
+    /// As good as its best service.
+    Any,
 }
 
 /// `[[service.NAME.monitor]]`

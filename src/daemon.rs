@@ -19,7 +19,8 @@ use self::reload::Reload;
 use crate::balancer::Balancer;
 use crate::cli::exit;
 use crate::config::{Config, Mistakes};
-use crate::event::{Event, SessionState};
+use crate::event::Event;
+use crate::routing::session::SessionState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::{address, api, bgp, control, fleet, ipvs, monitor, resolver, source};
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::{Config, Servers};
+use crate::routing::PeerId;
+use crate::routing::session::Session;
 use crate::service::{Destinations, Family, Host, Listing, ServiceName, VirtualService};
 
 #[derive(Clone, Debug, Serialize)]
@@ -68,8 +70,10 @@ pub enum Event {
         present: BTreeSet<IpAddr>,
         faults: BTreeMap<IpAddr, String>,
     },
-    /// A BGP session changed.
-    Peer { address: IpAddr, session: Session },
+    /// A BGP session changed, or what the peer has been told.
+    Peer { peer: PeerId, session: Session },
+    /// An operator's word on a peer, by the control socket.
+    PeerOrder { peer: PeerId, order: PeerOrder },
     /// The addresses that at least one peer has been told and not been told otherwise. Sent at each change.
     Announced(BTreeSet<IpAddr>),
     /// A part of ours could not do its work (the state file, say); `None`: it can again.
@@ -94,21 +98,12 @@ pub enum Verdict {
     Down(String),
 }
 
-/// A BGP session as the operator sees it.
+/// What an operator wants of a session. The text is what the peer is told (RFC 9003), at most 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Session {
-    pub state: SessionState,
-    /// The last thing that went wrong, in words, until the session is established again.
-    pub fault: Option<String>,
-}
-
-/// RFC 4271 section 8.2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum SessionState {
-    Idle,
-    Connect,
-    Active,
-    OpenSent,
-    OpenConfirm,
-    Established,
+pub enum PeerOrder {
+    /// Cease / Administrative Shutdown, and down until it is enabled, whatever the configuration says.
+    Disable(Option<Arc<str>>),
+    Enable,
+    /// Cease / Administrative Reset, and up again.
+    Clear(Option<Arc<str>>),
 }

@@ -23,6 +23,8 @@
 pub mod config;
 pub mod conftool;
 pub mod event;
+pub mod routing;
+pub mod secret;
 pub mod service;
 pub mod snapshot;
 

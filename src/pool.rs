@@ -65,12 +65,12 @@ pub(crate) struct Pool {
 }
 
 /// What of a pool bears on its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bearing {
     condition: Option<Condition>,
     refusal: Option<Refusal>,
     newcomer: bool,
-    announce: config::Announce,
+    announce: Arc<config::Announce>,
 }
 
 impl Pool {
@@ -216,7 +216,7 @@ impl Pool {
             condition: self.view.as_ref().map(|view| view.condition),
             refusal: self.refusal(),
             newcomer: self.newcomer,
-            announce: self.config.announce,
+            announce: self.config.announce.clone(),
         }
     }
 

@@ -17,7 +17,9 @@ use imbl::OrdMap;
 use serde::Serialize;
 
 use crate::config::{self, Config};
-use crate::event::{CheckId, Session};
+use crate::event::CheckId;
+use crate::routing::session::Session;
+use crate::routing::{Attributes, Group, PeerId, Policy};
 use crate::service::{Destinations, Family, Host, Listed, Note, ServiceName, VirtualService};
 
 #[derive(Clone, Debug)]
@@ -29,7 +31,9 @@ pub struct Snapshot {
     pub retiring: OrdMap<VirtualService, ()>,
     /// Every address that shall be on this host, those of retiring services too.
     pub vips: OrdMap<IpAddr, Arc<Vip>>,
-    pub peers: Arc<BTreeMap<IpAddr, Session>>,
+    pub peers: Arc<BTreeMap<PeerId, Session>>,
+    /// What operators want of peers' sessions; peers that nobody spoke of are not there.
+    pub peer_orders: Arc<BTreeMap<PeerId, PeerOrders>>,
     /// Parts of ours that could not do their work, and what they said.
     pub troubles: Arc<BTreeMap<&'static str, String>>,
     /// The mistakes of a configuration that was refused, until a good one is loaded.
@@ -305,11 +309,50 @@ pub struct Vip {
     pub announce: Result<Announcement, Refusal>,
 }
 
-/// What peers are told of a /32 or /128, beside the next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// An address that peers are told of, and the layers of policy that its attributes come of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Announcement {
-    /// MULTI_EXIT_DISC.
-    pub med: u32,
+    /// The groups of peers that are told; `None`: all peers.
+    pub to: Option<Arc<BTreeSet<Group>>>,
+    /// `[bgp]`'s.
+    pub base: Arc<Policy>,
+    /// The services'.
+    pub own: Arc<Policy>,
+    /// The condition's; empty while it is healthy.
+    pub condition: Arc<Policy>,
+}
+
+impl Announcement {
+    /// As a peer with this policy is told, or one that has none.
+    pub fn attributes(&self, peer: Option<&Policy>) -> Attributes {
+        let layers = [
+            Some(&*self.base),
+            peer,
+            Some(&*self.own),
+            Some(&*self.condition),
+        ];
+        Attributes::of(layers.into_iter().flatten())
+    }
+}
+
+impl From<Policy> for Announcement {
+    fn from(base: Policy) -> Announcement {
+        Announcement {
+            base: Arc::new(base),
+            ..Announcement::default()
+        }
+    }
+}
+
+/// The last that operators said of a peer's session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PeerOrders {
+    /// `None`: as configured.
+    pub enabled: Option<bool>,
+    /// What the peer is told with it.
+    pub text: Option<Arc<str>>,
+    /// How often it was cleared; more than before: reset it now.
+    pub clears: u64,
 }
 
 /// Why an address is not announced.
@@ -331,6 +374,11 @@ pub enum Refusal {
     AddressMissing,
     /// A service has no server in its pool.
     NothingPooled,
+    /// `withdraw-when` says so in this condition.
+    Degraded,
+    Failed,
+    /// It is well again, but not for `up-delay` yet.
+    UpDelay,
 }
 
 impl fmt::Display for Refusal {
@@ -345,6 +393,9 @@ impl fmt::Display for Refusal {
             Refusal::NotApplied => "the kernel does not hold a service of it",
             Refusal::AddressMissing => "the address is not on this host",
             Refusal::NothingPooled => "a service has nothing pooled",
+            Refusal::Degraded => "it is degraded, and withdraw-when says so",
+            Refusal::Failed => "it has failed, and withdraw-when says so",
+            Refusal::UpDelay => "it is well again, but not for up-delay yet",
         })
     }
 }

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll::balancer::Balancer;
 use plimsoll::config::{
-    Announce, Api, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service,
-    Threshold,
+    Api, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service, Threshold,
 };
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::service::{
@@ -171,10 +170,7 @@ fn config(services: u32, addresses: u32) -> Config {
             depool_guard: DepoolGuard::Floor,
             servers: Servers::Inline(Arc::new(list)),
             monitors: vec![Arc::new(monitor)],
-            announce: Announce {
-                announce: true,
-                med: None,
-            },
+            announce: Arc::default(),
         };
         (name, Arc::new(service))
     };

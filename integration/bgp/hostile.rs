@@ -5,8 +5,9 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use plimsoll::event::SessionState;
+use plimsoll::routing::session::SessionState;
 
+use crate::entry;
 use crate::fake::{
     Fake, KEEPALIVE, MP_IPV4, MP_IPV6, NOTIFICATION, OPEN, UPDATE, hello, keepalive, listen,
     message,
@@ -509,14 +510,14 @@ fn reloads_in_every_state() {
     for state in CONNECTED {
         let mut fake = in_state(stage.router(), state);
         stage.speaker.configure(|bgp| {
-            bgp.peers.insert(FIRST, peer(FIRST, 65099));
+            bgp.peers.extend([entry(peer(FIRST, 65099))]);
         });
         assert_eq!(fake.last_words().as_deref(), Some(&[6, 6][..]), "{state:?}");
         let mut fake = Fake::open_sent(stage.router());
         fake.send(&hello().message());
         assert_eq!(fake.last_words().as_deref(), Some(&[2, 2][..]), "{state:?}");
         stage.speaker.configure(|bgp| {
-            bgp.peers.insert(FIRST, peer(FIRST, ROUTER_AS));
+            bgp.peers.extend([entry(peer(FIRST, ROUTER_AS))]);
         });
 
         let mut fake = in_state(stage.router(), state);
@@ -524,12 +525,12 @@ fn reloads_in_every_state() {
         assert_eq!(fake.last_words().as_deref(), Some(&[6, 3][..]), "{state:?}");
         stage.speaker.until_state(FIRST, SessionState::Idle);
         stage.speaker.configure(|bgp| {
-            bgp.peers.insert(FIRST, peer(FIRST, ROUTER_AS));
+            bgp.peers.extend([entry(peer(FIRST, ROUTER_AS))]);
         });
         for _ in 0..50 {
             stage.speaker.configure(|bgp| bgp.peers.clear());
             stage.speaker.configure(|bgp| {
-                bgp.peers.insert(FIRST, peer(FIRST, ROUTER_AS));
+                bgp.peers.extend([entry(peer(FIRST, ROUTER_AS))]);
             });
         }
         stage.speaker.catch_up();

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use plimsoll::config::{self, Bgp, Config};
-use plimsoll::event::{Event, Session, SessionState};
+use plimsoll::event::Event;
+use plimsoll::routing::session::{Session, SessionState};
+use plimsoll::routing::{PeerId, Policy};
 use plimsoll::snapshot::{Announcement, Condition, Mode, Refusal, Snapshot, Vip};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,11 +22,11 @@ pub(crate) struct Speaker {
     events: Receiver<Event>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    pub(crate) peers: BTreeMap<IpAddr, Session>,
+    pub(crate) peers: BTreeMap<PeerId, Session>,
     pub(crate) announced: BTreeSet<IpAddr>,
     pub(crate) trouble: Option<String>,
     /// Every state of every peer, in order.
-    pub(crate) history: Vec<(IpAddr, SessionState)>,
+    pub(crate) history: Vec<(PeerId, SessionState)>,
 }
 
 impl Speaker {
@@ -78,8 +80,12 @@ impl Speaker {
         });
     }
 
+    pub(crate) fn configure_peer(&self, peer: IpAddr, change: impl FnOnce(&mut config::Peer)) {
+        self.configure(|bgp| change(Arc::make_mut(bgp.peers.get_mut(&peer.into()).unwrap())));
+    }
+
     pub(crate) fn announce(&self, address: &str, med: u32) {
-        self.vip(address, Ok(Announcement { med }));
+        self.vip(address, Ok(Policy::of_med(med).into()));
     }
 
     pub(crate) fn withdraw(&self, address: &str) {
@@ -160,20 +166,23 @@ impl Speaker {
     }
 
     pub(crate) fn state(&self, peer: IpAddr) -> Option<SessionState> {
-        self.peers.get(&peer).map(|session| session.state)
+        self.peers.get(&peer.into()).map(|session| session.state)
     }
 
     pub(crate) fn fault(&self, peer: IpAddr) -> &str {
         self.peers
-            .get(&peer)
+            .get(&peer.into())
             .and_then(|session| session.fault.as_deref())
             .unwrap_or_default()
     }
 
     fn take(&mut self, event: Event) {
-        if let Event::Peer { address, session } = event {
-            self.history.push((address, session.state));
-            self.peers.insert(address, session);
+        if let Event::Peer { peer, session } = event {
+            let before = self.peers.get(&peer).map(|before| before.state);
+            if before != Some(session.state) {
+                self.history.push((peer.clone(), session.state));
+            }
+            self.peers.insert(peer, session);
         } else if let Event::Announced(announced) = event {
             self.announced = announced;
         } else if let Event::Trouble {
@@ -198,11 +207,14 @@ impl Drop for Speaker {
     }
 }
 
+/// A peer of the usual kind: both next hops, a short hold time.
 pub(crate) fn peer(address: IpAddr, peer_as: u32) -> config::Peer {
     config::Peer {
-        address,
-        peer_as,
-        port: 179,
+        hold_time: Duration::from_secs(3),
+        next_hop_ipv4: Some(crate::US.parse().unwrap()),
+        next_hop_ipv6: Some(crate::US_V6.parse().unwrap()),
+        advertisement_interval: Duration::ZERO,
+        ..config::Peer::new(address.into(), peer_as)
     }
 }
 
@@ -226,6 +238,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         retiring: Default::default(),
         vips: Default::default(),
         peers: Default::default(),
+        peer_orders: Default::default(),
         troubles: Default::default(),
         reload_refused: None,
         stopping: false,

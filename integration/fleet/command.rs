@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use plimsoll::config::Threshold;
-use plimsoll::event::{Session, SessionState};
-use plimsoll::snapshot::{Announcement, Refusal, Snapshot};
+use plimsoll::routing::Policy;
+use plimsoll::routing::session::{Session, SessionState};
+use plimsoll::snapshot::{Refusal, Snapshot};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -47,11 +48,11 @@ fn speaking(mut snapshot: Snapshot, announce: Result<u32, Refusal>) -> Snapshot 
     Arc::make_mut(&mut snapshot.config).bgp = sample::bgp(&["10.0.0.1"]).bgp.clone();
     let session = Session {
         state: SessionState::Established,
-        fault: None,
+        ..Session::default()
     };
-    snapshot.peers = Arc::new([(ip("10.0.0.1"), session)].into());
+    snapshot.peers = Arc::new([(ip("10.0.0.1").into(), session)].into());
     let vip = snapshot.vips.get_mut(&ip("192.0.2.1")).unwrap();
-    Arc::make_mut(vip).announce = announce.map(|med| Announcement { med });
+    Arc::make_mut(vip).announce = announce.map(|med| Policy::of_med(med).into());
     snapshot
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll::config::EtcdApi;
-use plimsoll::event::{Session, SessionState};
+use plimsoll::routing::session::{Session, SessionState};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -147,9 +147,9 @@ async fn a_steady_balancer_writes_nothing() {
         balancer.change(|snapshot| {
             let session = Session {
                 state: SessionState::Active,
-                fault: None,
+                ..Session::default()
             };
-            snapshot.peers = Arc::new([(ip("10.0.0.1"), session)].into());
+            snapshot.peers = Arc::new([(ip("10.0.0.1").into(), session)].into());
         });
         sleep(Duration::from_millis(100)).await;
     }
@@ -169,7 +169,7 @@ async fn the_balancers_own_record_is_written_once_a_second_at_most() {
     for med in 0..300 {
         balancer.change(|snapshot| {
             let vip = snapshot.vips.get_mut(&ip("192.0.2.1")).unwrap();
-            Arc::make_mut(vip).announce = Ok(plimsoll::snapshot::Announcement { med });
+            Arc::make_mut(vip).announce = Ok(plimsoll::routing::Policy::of_med(med).into());
         });
         sleep(Duration::from_millis(10)).await;
     }
@@ -195,8 +195,11 @@ async fn who_stops_says_so_and_then_goes_at_once() {
     );
     store.until("there", |records| records.len() == 2).await;
     let session = |state| {
-        let session = Session { state, fault: None };
-        Arc::new([(ip("10.0.0.1"), session)].into())
+        let session = Session {
+            state,
+            ..Session::default()
+        };
+        Arc::new([(ip("10.0.0.1").into(), session)].into())
     };
     balancer.change(|snapshot| {
         snapshot.stopping = true;

@@ -190,7 +190,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use crate::event::{Session, SessionState};
+    use crate::routing::session::{Session, SessionState};
     use crate::snapshot::{Mode, Refusal, Source, sample};
 
     use super::*;
@@ -277,9 +277,9 @@ mod tests {
         snapshot.config = sample::bgp(&["10.0.0.1", "2001:db8::1"]);
         let session = Session {
             state: SessionState::Established,
-            fault: None,
+            ..Session::default()
         };
-        snapshot.peers = Arc::new([(sample::ip("2001:db8::1"), session)].into());
+        snapshot.peers = Arc::new([(sample::ip("2001:db8::1").into(), session)].into());
         let (address, mut vip) = sample::vip("192.0.2.2", false, None);
         Arc::make_mut(&mut vip).announce = Err(Refusal::AddressMissing);
         snapshot

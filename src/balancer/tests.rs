@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::Balancer;
 use crate::config::{
-    Announce, Api, Bgp, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service,
-    Threshold,
+    Api, Bgp, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service, Threshold,
 };
 use crate::event::{Event, Verdict};
+use crate::routing::Policy;
 use crate::service::{
     Destinations, Host, Listed, Listing, Protocol, Scheduler, ServerList, ServiceName,
     VirtualService, Weight,
@@ -242,8 +242,8 @@ impl Story {
 
     /// What is announced and why not, by address.
     fn check_vips(&mut self, expected: &str) -> &mut Story {
-        let line = |(address, vip): (&IpAddr, &Arc<snapshot::Vip>)| match vip.announce {
-            Ok(announcement) => format!("{address} med {}", announcement.med),
+        let line = |(address, vip): (&IpAddr, &Arc<snapshot::Vip>)| match &vip.announce {
+            Ok(announcement) => format!("{address} med {}", announcement.attributes(None).med),
             Err(why) => format!("{address}: {why}"),
         };
         let seen: Vec<String> = self.snapshot.vips.iter().map(line).collect();
@@ -317,10 +317,7 @@ fn service(service: &str, address: &str, port: u16) -> Service {
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File(format!("/pools/{service}.json").into()),
         monitors: vec![monitor(300)],
-        announce: Announce {
-            announce: true,
-            med: None,
-        },
+        announce: Arc::default(),
     }
 }
 
@@ -334,11 +331,9 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         bgp: Some(Bgp {
             local_as: 64600,
             router_id: [10, 64, 0, 11].into(),
-            next_hop_ipv4: Some([10, 64, 0, 11].into()),
-            next_hop_ipv6: None,
-            med: 5,
-            hold_time: Duration::from_secs(30),
             listen: Vec::new(),
+            policy: Arc::new(Policy::of_med(5)),
+            shutdown_text: None,
             peers: BTreeMap::new(),
         }),
         etcd: None,

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netgauze_bgp_pkt::BgpMessage;
 use netgauze_bgp_pkt::capabilities::{
     BgpCapability, FourOctetAsCapability, MultiProtocolExtensionsCapability,
@@ -25,6 +25,8 @@ use netgauze_parse_utils::reader::SliceReader;
 use netgauze_parse_utils::traits::{ParseFrom, ParseFromWithOneInput};
 
 use super::notification::Notification;
+use crate::routing::session::Route;
+use crate::routing::{Community, Role};
 use crate::service::Family;
 
 /// RFC 4271 section 4.1.
@@ -43,11 +45,10 @@ const ROUTE_REFRESH: u8 = 5;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     Open(Open),
-    Update(Counts),
+    Update(Update),
     Notification(Notification),
     Keepalive,
-    /// RFC 2918; `None`: of a family that we do not speak.
-    RouteRefresh(Option<Family>),
+    RouteRefresh(Refresh),
 }
 
 /// RFC 4271 section 4.2, with the capabilities (RFC 5492) that matter to us.
@@ -61,31 +62,58 @@ pub(crate) struct Open {
     pub(crate) identifier: Ipv4Addr,
     /// Unicast families (RFC 4760); who names none at all speaks IPv4.
     pub(crate) families: BTreeSet<Family>,
+    /// RFC 2918, RFC 7313, RFC 8654.
+    pub(crate) route_refresh: bool,
+    pub(crate) enhanced_route_refresh: bool,
+    pub(crate) extended_messages: bool,
+    /// IPv4 unicast with an IPv6 next hop (RFC 8950).
+    pub(crate) extended_next_hop: bool,
+    /// The sender's (RFC 9234).
+    pub(crate) role: Option<Role>,
 }
 
-/// What there was in a received UPDATE. Nothing of it is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) announced: usize,
-    pub(crate) withdrawn: usize,
-    /// It could not be understood, in a way that is no reason to end the session (RFC 7606).
-    pub(crate) malformed: bool,
+/// RFC 2918 section 3, RFC 7313 section 3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refresh {
+    /// `None`: one that we do not speak.
+    pub(crate) family: Option<Family>,
+    pub(crate) kind: RefreshKind,
 }
 
-impl Counts {
-    pub(crate) fn add(&mut self, other: &Counts) {
-        self.announced = self.announced.saturating_add(other.announced);
-        self.withdrawn = self.withdrawn.saturating_add(other.withdrawn);
-        self.malformed |= other.malformed;
-    }
+/// The Message Subtype.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefreshKind {
+    /// 0: a request for the routes.
+    Request,
+    /// 1 and 2: before and after them.
+    Begin,
+    End,
+    /// To be ignored.
+    Other(u8),
 }
 
-/// How a peer hears of a route, beside its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Attributes {
-    /// Its family is the prefix's family.
-    pub(crate) next_hop: IpAddr,
-    pub(crate) med: u32,
+/// A received UPDATE as RFC 7606 leaves it: what was announced with attributes that cannot be used is among
+/// the withdrawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) withdrawn: Vec<IpNet>,
+    pub(crate) announced: Vec<IpNet>,
+    /// What the announced ones have in common.
+    pub(crate) attributes: Received,
+    /// What was wrong with it, if something was.
+    pub(crate) fault: Option<String>,
+}
+
+/// Received attributes, as far as somebody looks at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// The global one, if there are two.
+    pub(crate) next_hop: Option<IpAddr>,
+    /// As [`crate::routing::session::Foreign::as_path`] has it.
+    pub(crate) as_path: String,
+    pub(crate) med: Option<u32>,
+    pub(crate) local_pref: Option<u32>,
+    pub(crate) communities: BTreeSet<Community>,
 }
 
 /// How UPDATEs to one peer are written.
@@ -96,6 +124,10 @@ pub(crate) struct Dialect {
     pub(crate) internal: bool,
     /// Both sides know 4-byte AS numbers.
     pub(crate) four_octet_as: bool,
+    /// The longest message that the peer takes (RFC 4271 section 4.1, RFC 8654).
+    pub(crate) longest: usize,
+    /// Announce with ONLY_TO_CUSTOMER (RFC 9234 section 5).
+    pub(crate) only_to_customer: bool,
 }
 
 /// So many prefixes fit one UPDATE with all attributes that we ever send.
@@ -151,10 +183,10 @@ pub(crate) fn notification(notification: &Notification) -> Vec<u8> {
 }
 
 /// All of one family, at most [`prefixes_per_update`] of them.
-pub(crate) fn announce(dialect: Dialect, attributes: Attributes, prefixes: &[IpAddr]) -> Vec<u8> {
+pub(crate) fn announce(dialect: Dialect, route: &Route, prefixes: &[IpAddr]) -> Vec<u8> {
     let mut list = Vec::new();
     let mut nlri = Vec::new();
-    match attributes.next_hop {
+    match route.next_hop {
         // MP_REACH_NLRI stands first (RFC 7606 section 5.1).
         IpAddr::V6(next_hop_global) => list.push(attribute(PathAttributeValue::MpReach(
             MpReach::Ipv6Unicast {
@@ -167,12 +199,12 @@ pub(crate) fn announce(dialect: Dialect, attributes: Attributes, prefixes: &[IpA
     }
     list.push(attribute(PathAttributeValue::Origin(Origin::IGP)));
     list.push(attribute(PathAttributeValue::AsPath(as_path(dialect))));
-    if let IpAddr::V4(next_hop) = attributes.next_hop {
+    if let IpAddr::V4(next_hop) = route.next_hop {
         list.push(attribute(PathAttributeValue::NextHop(NextHop::new(
             next_hop,
         ))));
     }
-    let med = MultiExitDiscriminator::new(attributes.med);
+    let med = MultiExitDiscriminator::new(route.attributes.med);
     list.push(attribute(PathAttributeValue::MultiExitDiscriminator(med)));
     if dialect.internal {
         // RFC 4271 section 5.1.5: to internal peers always, to external ones never.
@@ -327,10 +359,18 @@ pub(crate) fn decode(frame: &[u8], four_octet_as: bool) -> Result<Message, Notif
             [] | [_] => Err(Notification::new(1, 2, (frame.len() as u16).to_be_bytes())),
         },
         KEEPALIVE => Ok(Message::Keepalive),
-        ROUTE_REFRESH => Ok(Message::RouteRefresh(match body {
-            [0, 1, _, 1] => Some(Family::Ipv4),
-            [0, 2, _, 1] => Some(Family::Ipv6),
-            _ => None,
+        ROUTE_REFRESH => Ok(Message::RouteRefresh(Refresh {
+            family: match body {
+                [0, 1, _, 1] => Some(Family::Ipv4),
+                [0, 2, _, 1] => Some(Family::Ipv6),
+                _ => None,
+            },
+            kind: match body.get(2) {
+                None | Some(0) => RefreshKind::Request,
+                Some(1) => RefreshKind::Begin,
+                Some(2) => RefreshKind::End,
+                Some(other) => RefreshKind::Other(*other),
+            },
         })),
         kind => Err(Notification::new(1, 3, [kind])),
     }
@@ -363,6 +403,11 @@ fn decode_open(body: &[u8]) -> Result<Open, Notification> {
         hold_time: u16::from_be_bytes([*hold_high, *hold_low]),
         identifier: Ipv4Addr::new(*a, *b, *c, *d),
         families: BTreeSet::new(),
+        route_refresh: false,
+        enhanced_route_refresh: false,
+        extended_messages: false,
+        extended_next_hop: false,
+        role: None,
     };
     let mut names_families = false;
     // RFC 9072 section 2: 255 twice says that lengths have two bytes.
@@ -396,6 +441,7 @@ fn decode_open(body: &[u8]) -> Result<Open, Notification> {
                     open.families
                         .extend(families.filter(|&family| address_type(family) == named));
                 }
+                Ok(BgpCapability::RouteRefresh) => open.route_refresh = true,
                 // RFC 5492 section 3: what we do not know (or make nothing of) is ignored.
                 Ok(_) | Err(_) => {}
             }
@@ -420,7 +466,7 @@ fn tlv<'a>(from: &mut SliceReader<'a>, long: bool) -> Option<(u8, SliceReader<'a
 
 /// Since we keep nothing of an UPDATE, treat-as-withdraw, attribute discard and AFI/SAFI disable
 /// (RFC 7606 section 2) are all the same to us: ignoring it. Left is what must reset the session.
-fn decode_update(body: &[u8], four_octet_as: bool) -> Result<Counts, Notification> {
+fn decode_update(body: &[u8], four_octet_as: bool) -> Result<Update, Notification> {
     // RFC 7606 section 3 (b), RFC 4271 section 6.3: lengths that cannot be.
     let malformed_list = || Notification::new(3, 1, []);
     let mut rest = SliceReader::new(body);
@@ -442,10 +488,10 @@ fn decode_update(body: &[u8], four_octet_as: bool) -> Result<Counts, Notificatio
     context.set_asn4(four_octet_as);
     Ok(
         match BgpUpdateMessage::parse(&mut SliceReader::new(body), &mut context) {
-            Ok(update) => count(&update),
-            Err(_) => Counts {
-                malformed: true,
-                ..Counts::default()
+            Ok(update) => prefixes_of(&update),
+            Err(error) => Update {
+                fault: Some(format!("{error:?}")),
+                ..Update::default()
             },
         },
     )
@@ -474,31 +520,44 @@ fn has_two_of_mp(mut attributes: SliceReader<'_>) -> bool {
     reach > 1 || unreach > 1
 }
 
-fn count(update: &BgpUpdateMessage) -> Counts {
-    let mut counts = Counts {
-        announced: update.nlri().len(),
-        withdrawn: update.withdraw_routes().len(),
-        malformed: false,
+fn prefixes_of(update: &BgpUpdateMessage) -> Update {
+    let v4 = |list: &[Ipv4UnicastAddress]| -> Vec<IpNet> {
+        list.iter()
+            .map(|one| one.network().address().into())
+            .collect()
+    };
+    let v6 = |list: &[Ipv6UnicastAddress]| -> Vec<IpNet> {
+        list.iter()
+            .map(|one| one.network().address().into())
+            .collect()
+    };
+    let mut all = Update {
+        withdrawn: v4(update.withdraw_routes()),
+        announced: v4(update.nlri()),
+        ..Update::default()
     };
     for attribute in update.path_attributes() {
         if let PathAttributeValue::MpReach(MpReach::Ipv6Unicast { nlri, .. }) = attribute.value() {
-            counts.announced += nlri.len();
+            all.announced.extend(v6(nlri));
         }
         if let PathAttributeValue::MpUnreach(MpUnreach::Ipv6Unicast { nlri }) = attribute.value() {
-            counts.withdrawn += nlri.len();
+            all.withdrawn.extend(v6(nlri));
         }
     }
-    counts
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::Attributes;
 
     const EXTERNAL: Dialect = Dialect {
         local_as: 4_200_000_001,
         internal: false,
         four_octet_as: true,
+        longest: LONGEST,
+        only_to_customer: false,
     };
 
     fn ours() -> Open {
@@ -508,6 +567,11 @@ mod tests {
             hold_time: 30,
             identifier: Ipv4Addr::new(10, 64, 0, 11),
             families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+            route_refresh: true,
+            enhanced_route_refresh: false,
+            extended_messages: false,
+            extended_next_hop: false,
+            role: None,
         }
     }
 
@@ -533,6 +597,29 @@ mod tests {
             .iter()
             .map(|attribute| attribute.value().clone())
             .collect()
+    }
+
+    fn route(next_hop: IpAddr, med: u32) -> Route {
+        let attributes = Attributes {
+            med,
+            ..Attributes::default()
+        };
+        Route {
+            next_hop,
+            attributes: attributes.into(),
+        }
+    }
+
+    /// Announced, withdrawn, and whether something was wrong.
+    fn counts(read: Result<Message, Notification>) -> (usize, usize, bool) {
+        match read {
+            Ok(Message::Update(update)) => (
+                update.announced.len(),
+                update.withdrawn.len(),
+                update.fault.is_some(),
+            ),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn many(family: Family, count: usize) -> Vec<IpAddr> {
@@ -588,38 +675,23 @@ mod tests {
                     four_octet_as,
                     ..EXTERNAL
                 };
-                let attributes = Attributes {
-                    next_hop,
-                    med: u32::MAX,
-                };
-                let frame = announce(dialect, attributes, &prefixes);
+                let frame = announce(dialect, &route(next_hop, u32::MAX), &prefixes);
                 assert!(
                     frame.len() <= LONGEST && frame.len() > LONGEST - 100,
                     "{}",
                     frame.len()
                 );
-                let counts = Counts {
-                    announced: count,
-                    ..Counts::default()
-                };
-                assert_eq!(decode(&frame, four_octet_as), Ok(Message::Update(counts)));
+                assert_eq!(counts(decode(&frame, four_octet_as)), (count, 0, false));
             }
             let frame = withdraw(family, &prefixes);
             assert!(frame.len() <= LONGEST);
-            let counts = Counts {
-                withdrawn: count,
-                ..Counts::default()
-            };
-            assert_eq!(read(&frame), Ok(Message::Update(counts)));
+            assert_eq!(counts(read(&frame)), (0, count, false));
         }
     }
 
     #[test]
     fn attributes_to_each_kind_of_peer() {
-        let attributes = Attributes {
-            next_hop: IpAddr::from([10, 0, 0, 1]),
-            med: 7,
-        };
+        let route = route(IpAddr::from([10, 0, 0, 1]), 7);
         let prefixes = many(Family::Ipv4, 1);
         let sequence = AsPathSegmentType::AsSequence;
         let common = |path: AsPath| {
@@ -632,7 +704,7 @@ mod tests {
         };
         let segment = vec![As4PathSegment::new(sequence, vec![EXTERNAL.local_as])];
 
-        let external = update(&announce(EXTERNAL, attributes, &prefixes), true);
+        let external = update(&announce(EXTERNAL, &route, &prefixes), true);
         assert_eq!(
             values(&external),
             common(AsPath::as4_path_segments(segment.clone()))
@@ -647,7 +719,7 @@ mod tests {
             100,
         )));
         assert_eq!(
-            values(&update(&announce(internal, attributes, &prefixes), true)),
+            values(&update(&announce(internal, &route, &prefixes), true)),
             expected
         );
 
@@ -659,7 +731,7 @@ mod tests {
         let mut expected = common(AsPath::as2_path_segments(vec![two]));
         expected.push(PathAttributeValue::As4Path(As4Path::new(segment)));
         assert_eq!(
-            values(&update(&announce(old, attributes, &prefixes), false)),
+            values(&update(&announce(old, &route, &prefixes), false)),
             expected
         );
     }
@@ -750,10 +822,7 @@ mod tests {
     fn only_what_rfc_7606_says_ends_the_session() {
         let told =
             |body: &[u8]| read(&frame(UPDATE, body)).map_err(|told| (told.code, told.subcode));
-        let malformed = Ok(Message::Update(Counts {
-            malformed: true,
-            ..Counts::default()
-        }));
+        let malformed = |body: &[u8]| counts(read(&frame(UPDATE, body))) == (0, 0, true);
         assert_eq!(
             told(&[0, 9, 0, 0]),
             Err((3, 1)),
@@ -766,15 +835,13 @@ mod tests {
         );
         assert_eq!(told(&[0, 2, 33, 1, 0, 0]), Err((3, 10)));
         assert_eq!(told(&[0, 0, 0, 0, 24, 10, 0]), Err((3, 10)));
-        assert_eq!(told(&[0, 0, 0, 4, 0x40, 1, 1, 9]), malformed, "ORIGIN 9");
-        assert_eq!(
-            told(&[0, 0, 0, 3, 0x40, 1, 9]),
-            malformed,
+        assert!(malformed(&[0, 0, 0, 4, 0x40, 1, 1, 9]), "ORIGIN 9");
+        assert!(
+            malformed(&[0, 0, 0, 3, 0x40, 1, 9]),
             "an attribute breaks off"
         );
-        assert_eq!(
-            told(&[0, 0, 0, 7, 0x80, 15, 4, 0, 2, 1, 200]),
-            malformed,
+        assert!(
+            malformed(&[0, 0, 0, 7, 0x80, 15, 4, 0, 2, 1, 200]),
             "an IPv6 /200"
         );
         let twice = [0, 0, 0, 12, 0x80, 15, 3, 0, 2, 1, 0x80, 15, 3, 0, 2, 1];
@@ -783,16 +850,13 @@ mod tests {
 
     #[test]
     fn refreshes_name_a_family() {
-        let refresh = |body: [u8; 4]| read(&frame(ROUTE_REFRESH, &body));
-        assert_eq!(
-            refresh([0, 1, 0, 1]),
-            Ok(Message::RouteRefresh(Some(Family::Ipv4)))
-        );
-        assert_eq!(
-            refresh([0, 2, 0, 1]),
-            Ok(Message::RouteRefresh(Some(Family::Ipv6)))
-        );
-        assert_eq!(refresh([0, 1, 0, 128]), Ok(Message::RouteRefresh(None)));
+        let refresh = |body: [u8; 4]| match read(&frame(ROUTE_REFRESH, &body)) {
+            Ok(Message::RouteRefresh(refresh)) => refresh.family,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refresh([0, 1, 0, 1]), Some(Family::Ipv4));
+        assert_eq!(refresh([0, 2, 0, 1]), Some(Family::Ipv6));
+        assert_eq!(refresh([0, 1, 0, 128]), None);
     }
 
     proptest::proptest! {

@@ -13,23 +13,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::message::{self, Attributes, Counts, Message};
+use super::message::{self, Message};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
 use super::report::Board;
 use super::rib::RibOut;
 use super::session::{Action, At, Ends, Event};
 use super::transport::{self, Connection, Incoming, Outgoing};
-use crate::event::SessionState;
+use crate::config;
+use crate::routing::PeerId;
+use crate::routing::session::{Figures, Route, Session, SessionState};
+use crate::snapshot::{PeerOrders, Vip};
 
-/// RFC 9687 section 3.2: at least 8 minutes, or twice the hold time if that is more.
-const SEND_HOLD: Duration = Duration::from_secs(480);
 /// So many connections, with those that are being closed, a peer may cost us.
 const CONNECTIONS: usize = 8;
 /// How long the last withdrawals may take at an end in order.
@@ -39,16 +41,41 @@ const WITHDRAW: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
     pub(crate) ends: Ends,
-    pub(crate) address: SocketAddr,
-    pub(crate) routes: OrdMap<IpAddr, Attributes>,
+    pub(crate) peer: Arc<config::Peer>,
+    /// All our addresses; those that are announced are for the peer if its groups are meant.
+    pub(crate) vips: OrdMap<IpAddr, Arc<Vip>>,
+    pub(crate) said: PeerOrders,
     /// Withdraw everything, give this reason, close, end the task.
     pub(crate) end: Option<Cease>,
 }
 
 impl Orders {
     pub(crate) fn same(&self, other: &Orders) -> bool {
-        self.routes.ptr_eq(&other.routes)
-            && (&self.ends, self.address, self.end) == (&other.ends, other.address, other.end)
+        self.vips.ptr_eq(&other.vips)
+            && (&self.ends, &self.peer, &self.said, self.end)
+                == (&other.ends, &other.peer, &other.said, other.end)
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match &self.peer.id {
+            PeerId::Address(address) => Some(SocketAddr::new(*address, self.peer.port)),
+            PeerId::LinkLocal(..) | PeerId::Interface(_) => None,
+        }
+    }
+
+    /// What the peer is to be told of this address.
+    fn route(&self, address: IpAddr, vip: &Vip) -> Option<Arc<Route>> {
+        let announcement = vip.announce.as_ref().ok()?;
+        let next_hop = match address {
+            IpAddr::V4(_) => self.peer.next_hop_ipv4.map(IpAddr::from),
+            IpAddr::V6(_) => self.peer.next_hop_ipv6.map(IpAddr::from),
+        };
+        let attributes = announcement.attributes(Some(&self.peer.policy)).into();
+        message::is_unicast(address).then_some(())?;
+        Some(Arc::new(Route {
+            next_hop: next_hop?,
+            attributes,
+        }))
     }
 }
 
@@ -81,12 +108,12 @@ struct Peer {
     ending: Option<Instant>,
     /// The connections' tasks, also of those that are being closed.
     tasks: JoinSet<()>,
-    /// What the peer has announced in this session.
-    heard: Counts,
+    /// How many prefixes the peer has announced and withdrawn in this session.
+    heard: (usize, usize),
     reported: SessionState,
     /// The last fault in the log.
     logged: Option<String>,
-    nothing: OrdSet<IpAddr>,
+    figures: Arc<Figures>,
 }
 
 impl Peer {
@@ -108,10 +135,10 @@ impl Peer {
             rib: None,
             ending: None,
             tasks: JoinSet::new(),
-            heard: Counts::default(),
+            heard: (0, 0),
             reported: SessionState::Idle,
             logged: None,
-            nothing: OrdSet::new(),
+            figures: Arc::default(),
         }
     }
 
@@ -197,16 +224,20 @@ impl Peer {
             self.apply(actions);
         }
         if let Some((_, rib)) = &mut self.rib {
-            for change in before.routes.diff(&self.current.routes) {
+            if before.peer != self.current.peer {
+                for (prefix, vip) in &self.current.vips {
+                    rib.want(*prefix, self.current.route(*prefix, vip));
+                }
+            }
+            for change in before.vips.diff(&self.current.vips) {
                 match change {
-                    imbl::ordmap::DiffItem::Add(prefix, attributes)
-                    | imbl::ordmap::DiffItem::Update {
-                        new: (prefix, attributes),
-                        ..
+                    DiffItem::Add(prefix, vip)
+                    | DiffItem::Update {
+                        new: (prefix, vip), ..
                     } => {
-                        rib.want(*prefix, Some(*attributes));
+                        rib.want(*prefix, self.current.route(*prefix, vip));
                     }
-                    imbl::ordmap::DiffItem::Remove(prefix, _) => rib.want(*prefix, None),
+                    DiffItem::Remove(prefix, _) => rib.want(*prefix, None),
                 }
             }
         }
@@ -214,7 +245,7 @@ impl Peer {
 
     fn accept(&mut self, stream: TcpStream) {
         if self.tasks.len() >= CONNECTIONS {
-            tracing::debug!(peer = %self.current.address, "a connection too many is closed unanswered");
+            tracing::debug!(peer = %self.current.peer.id, "a connection too many is closed unanswered");
             return;
         }
         let admitted = if self.ending.is_none() {
@@ -226,7 +257,7 @@ impl Peer {
             self.apply(actions);
             self.open(Side::In, stream);
         } else {
-            tracing::debug!(peer = %self.current.address, "one connection too many is refused");
+            tracing::debug!(peer = %self.current.peer.id, "one connection too many is refused");
             let why = Notification::cease(Cease::ConnectionCollision);
             Connection::new(stream, self.send_hold(), &mut self.tasks)
                 .close(Some(message::notification(&why)));
@@ -238,7 +269,7 @@ impl Peer {
         match result {
             Ok(stream) => self.open(Side::Out, stream),
             Err(error) => {
-                let fault = format!("connect to {}: {error}", self.current.address);
+                let fault = format!("connect to {}: {error}", self.current.peer.id);
                 self.event(Side::Out, Event::ConnectionFails(fault));
             }
         }
@@ -255,8 +286,9 @@ impl Peer {
         let event = match incoming {
             Incoming::Frame(frame) => match message::decode(&frame, self.four_octet_as()) {
                 Ok(message) => {
-                    if let Message::Update(counts) = &message {
-                        self.heard.add(counts);
+                    if let Message::Update(update) = &message {
+                        self.heard.0 += update.announced.len();
+                        self.heard.1 += update.withdrawn.len();
                     }
                     Event::Received(message)
                 }
@@ -301,7 +333,10 @@ impl Peer {
         for (side, action) in actions {
             match action {
                 Action::Connect => {
-                    self.connecting = Some(Box::pin(transport::connect(self.current.address)));
+                    self.connecting = self
+                        .current
+                        .address()
+                        .map(|to| -> Connecting { Box::pin(transport::connect(to)) });
                 }
                 Action::SendOpen(open) => self.send(side, message::open(&open)),
                 Action::SendKeepalive => self.send(side, message::keepalive()),
@@ -311,11 +346,11 @@ impl Peer {
                         local_as, peer_as, ..
                     } = self.current.ends;
                     let mut rib = RibOut::new(local_as, local_as == peer_as, &negotiated);
-                    for (prefix, attributes) in &self.current.routes {
-                        rib.want(*prefix, Some(*attributes));
+                    for (prefix, vip) in &self.current.vips {
+                        rib.want(*prefix, self.current.route(*prefix, vip));
                     }
                     self.rib = Some((side, rib));
-                    self.heard = Counts::default();
+                    self.heard = (0, 0);
                     self.logged = None;
                 }
                 Action::Refresh(family) => {
@@ -382,26 +417,30 @@ impl Peer {
     /// Once, not at each try that fails the same way.
     fn log_fault(&mut self, fault: String) {
         if self.logged.as_ref() != Some(&fault) {
-            tracing::info!(peer = %self.current.address, fault, "BGP session failed");
+            tracing::info!(peer = %self.current.peer.id, fault, "BGP session failed");
             self.logged = Some(fault);
         }
     }
 
     fn report(&mut self) {
-        let session = self.peering.report();
-        if session.state != self.reported {
-            self.log_state(session.state);
-            self.reported = session.state;
+        let state = self.peering.furthest();
+        if state != self.reported {
+            self.log_state(state);
+            self.reported = state;
         }
-        let told = self
-            .rib
-            .as_ref()
-            .map_or(&self.nothing, |(_, rib)| rib.told());
-        self.board.peer(self.current.address.ip(), session, told);
+        let routes = self.rib.as_ref().map(|(_, rib)| rib.told().clone());
+        let session = Session {
+            state,
+            fault: self.peering.fault().cloned(),
+            routes: routes.unwrap_or_default(),
+            figures: self.figures.clone(),
+            ..Session::default()
+        };
+        self.board.peer(&self.current.peer.id, session);
     }
 
     fn log_state(&self, state: SessionState) {
-        let (peer, heard) = (self.current.address, self.heard);
+        let (peer, heard) = (&self.current.peer.id, self.heard);
         if state == SessionState::Established {
             tracing::info!(%peer, "BGP session established");
         } else if self.reported == SessionState::Established {
@@ -419,7 +458,7 @@ impl Peer {
     }
 
     fn send_hold(&self) -> Duration {
-        SEND_HOLD.max(2 * Duration::from_secs(self.current.ends.hold_time.into()))
+        self.current.peer.send_hold_time
     }
 }
 

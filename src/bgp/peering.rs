@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::message::{Message, Open};
 use super::notification::Notification;
 use super::session::{Action, At, Ends, Event, Session};
-use crate::event::{self, SessionState};
+use crate::routing::session::SessionState;
 
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,12 +134,13 @@ impl Peering {
     }
 
     /// As the operator sees it: the connection that is furthest.
-    pub(crate) fn report(&self) -> event::Session {
-        let state = self.state(Side::Out).max(self.state(Side::In));
-        event::Session {
-            state,
-            fault: self.fault.clone(),
-        }
+    pub(crate) fn furthest(&self) -> SessionState {
+        self.state(Side::Out).max(self.state(Side::In))
+    }
+
+    /// The last thing that went wrong, until the session is established again.
+    pub(crate) fn fault(&self) -> Option<&String> {
+        self.fault.as_ref()
     }
 
     /// Which connection has to go, now that this OPEN has come by this one.
@@ -248,6 +249,7 @@ mod tests {
             identifier,
             hold_time: 9,
             peer_as: asn(peer),
+            ..Ends::plain()
         }
     }
 
@@ -258,6 +260,11 @@ mod tests {
             hold_time: 9,
             identifier: Ipv4Addr::new(10, 0, 0, from),
             families: [crate::service::Family::Ipv4].into(),
+            route_refresh: true,
+            enhanced_route_refresh: false,
+            extended_messages: false,
+            extended_next_hop: false,
+            role: None,
         }
     }
 
@@ -303,9 +310,9 @@ mod tests {
                 }
                 assert_eq!(peering.state(stays), SessionState::OpenConfirm);
                 assert_eq!(peering.state(stays.other()), SessionState::Idle);
-                assert_eq!(peering.report().fault, None, "that is no fault");
+                assert_eq!(peering.fault(), None, "that is no fault");
                 peering.handle(stays, received(Message::Keepalive), at);
-                assert_eq!(peering.report().state, SessionState::Established);
+                assert_eq!(peering.furthest(), SessionState::Established);
             }
         }
     }
@@ -350,7 +357,10 @@ mod tests {
         peering.handle(Side::In, received(Message::Open(open(6))), at);
         assert_eq!(peering.state(Side::In), SessionState::Idle);
         assert_eq!(peering.state(Side::Out), SessionState::OpenSent);
-        assert_eq!(peering.report().fault.as_deref(), Some("bad peer AS (2/2)"));
+        assert_eq!(
+            peering.fault().map(String::as_str),
+            Some("bad peer AS (2/2)")
+        );
     }
 
     #[test]
@@ -365,7 +375,7 @@ mod tests {
         ] {
             peering.handle(Side::Out, event, at);
         }
-        assert_eq!(peering.report().state, SessionState::Established);
+        assert_eq!(peering.furthest(), SessionState::Established);
         assert!(peering.admit(at).is_some());
         let actions = peering.handle(Side::In, Event::Connected, at);
         assert!(actions.contains(&collision(Side::In)));
@@ -392,7 +402,7 @@ mod tests {
         assert_eq!(keepalive, at.now + Duration::from_secs(3));
 
         peering.handle(Side::In, Event::ConnectionFails("gone".into()), at);
-        assert_eq!(peering.report().fault.as_deref(), Some("gone"));
+        assert_eq!(peering.fault().map(String::as_str), Some("gone"));
         let later = At::new(peering.next_timer().unwrap(), 0.0);
         assert_eq!(peering.due(later), [(Side::Out, Action::Connect)]);
     }
@@ -527,7 +537,7 @@ mod tests {
             let both = [0, 1].map(|peer| self.attached[peer].iter().flatten().collect::<Vec<_>>());
             self.peers
                 .iter()
-                .all(|peer| peer.report().state == SessionState::Established)
+                .all(|peer| peer.furthest() == SessionState::Established)
                 && both[0].len() == 1
                 && both[0] == both[1]
                 && self.steps().is_empty()

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use imbl::OrdSet;
 use tokio::sync::{mpsc, watch};
 
-use crate::event::{Event, Session, SessionState};
+use crate::event::Event;
+use crate::routing::PeerId;
+use crate::routing::session::{Session, SessionState};
 
 /// The part that [`Event::Trouble`] names.
 const LISTEN: &str = "bgp-listen";
@@ -16,17 +17,11 @@ const LISTEN: &str = "bgp-listen";
 /// How things are. Cheap to clone: as large as there are peers and sockets.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
-    peers: BTreeMap<IpAddr, Status>,
+    peers: BTreeMap<PeerId, Session>,
     /// Sockets that we cannot listen on.
     deaf: BTreeMap<SocketAddr, String>,
     /// All sessions have been ended for good.
     stopped: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Status {
-    session: Session,
-    told: OrdSet<IpAddr>,
 }
 
 /// Where everybody writes down how he is.
@@ -39,27 +34,19 @@ impl Board {
         (Board(Arc::new(sender)), receiver)
     }
 
-    /// The peer's session, and the prefixes that it has been told.
-    pub(crate) fn peer(&self, address: IpAddr, session: Session, told: &OrdSet<IpAddr>) {
-        self.0
-            .send_if_modified(|report| match report.peers.get_mut(&address) {
-                Some(status) if status.session == session && status.told.ptr_eq(told) => false,
-                Some(_) | None => {
-                    report.peers.insert(
-                        address,
-                        Status {
-                            session,
-                            told: told.clone(),
-                        },
-                    );
-                    true
-                }
-            });
+    pub(crate) fn peer(&self, peer: &PeerId, session: Session) {
+        self.0.send_if_modified(|report| {
+            let changed = report.peers.get(peer) != Some(&session);
+            if changed {
+                report.peers.insert(peer.clone(), session);
+            }
+            changed
+        });
     }
 
-    pub(crate) fn peer_is_gone(&self, address: IpAddr) {
+    pub(crate) fn peer_is_gone(&self, peer: &PeerId) {
         self.0
-            .send_if_modified(|report| report.peers.remove(&address).is_some());
+            .send_if_modified(|report| report.peers.remove(peer).is_some());
     }
 
     /// Whether this is news.
@@ -116,22 +103,21 @@ impl Sent {
     fn update(&mut self, report: Report) -> Vec<Event> {
         let before = std::mem::replace(&mut self.report, report);
         let mut events = Vec::new();
-        for (&address, status) in &self.report.peers {
-            if before.peers.get(&address).map(|before| &before.session) != Some(&status.session) {
+        for (peer, session) in &self.report.peers {
+            if before.peers.get(peer) != Some(session) {
                 events.push(Event::Peer {
-                    address,
-                    session: status.session.clone(),
+                    peer: peer.clone(),
+                    session: session.clone(),
                 });
             }
         }
-        for (&address, status) in &before.peers {
-            let idle = status.session.state == SessionState::Idle;
-            if !idle && !self.report.peers.contains_key(&address) {
-                let session = Session {
-                    state: SessionState::Idle,
-                    fault: None,
-                };
-                events.push(Event::Peer { address, session });
+        for (peer, session) in &before.peers {
+            let idle = session.state == SessionState::Idle;
+            if !idle && !self.report.peers.contains_key(peer) {
+                events.push(Event::Peer {
+                    peer: peer.clone(),
+                    session: Session::default(),
+                });
             }
         }
         if before.deaf != self.report.deaf {
@@ -153,36 +139,49 @@ impl Sent {
 
     /// The union over all peers; `None` if nobody's set has changed.
     fn announced_now(&self, before: &Report) -> Option<BTreeSet<IpAddr>> {
-        let sets = |report: &Report| -> Vec<OrdSet<IpAddr>> {
+        let routes = |report: &Report| -> Vec<_> {
             report
                 .peers
                 .values()
-                .map(|status| status.told.clone())
+                .map(|session| session.routes.clone())
                 .collect()
         };
-        let (before_sets, now) = (sets(before), sets(&self.report));
-        let same = before_sets.len() == now.len()
-            && before_sets
+        let (before_routes, now) = (routes(before), routes(&self.report));
+        let same = before_routes.len() == now.len()
+            && before_routes
                 .iter()
                 .zip(&now)
                 .all(|(before, now)| before.ptr_eq(now));
         if same && before.stopped == self.report.stopped {
             return None;
         }
-        Some(now.iter().flatten().copied().collect())
+        Some(
+            now.iter()
+                .flat_map(|routes| routes.keys())
+                .copied()
+                .collect(),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::session::Route;
 
-    fn session(state: SessionState) -> Session {
-        Session { state, fault: None }
-    }
-
-    fn told(of: &[u8]) -> OrdSet<IpAddr> {
-        of.iter().map(|&n| IpAddr::from([192, 0, 2, n])).collect()
+    fn session(state: SessionState, told: &[u8]) -> Session {
+        let route = Arc::new(Route {
+            next_hop: [10, 0, 0, 9].into(),
+            attributes: Arc::default(),
+        });
+        let routes = told
+            .iter()
+            .map(|&n| (IpAddr::from([192, 0, 2, n]), route.clone()));
+        Session {
+            state,
+            routes: routes.collect(),
+            ..Session::default()
+        }
     }
 
     /// The events that come of it, as text.
@@ -198,26 +197,26 @@ mod tests {
     fn changes_become_events_once() {
         let (board, reports) = Board::new();
         let mut sent = Sent::default();
-        let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        board.peer(one, session(SessionState::Established), &told(&[1, 2]));
-        board.peer(two, session(SessionState::Idle), &told(&[]));
+        let (one, two) = (
+            PeerId::from(IpAddr::from([10, 0, 0, 1])),
+            PeerId::from(IpAddr::from([10, 0, 0, 2])),
+        );
+        board.peer(&one, session(SessionState::Established, &[1, 2]));
+        board.peer(&two, session(SessionState::Idle, &[]));
         let events = update(&mut sent, &reports);
         assert_eq!(events.len(), 3);
         assert_eq!(events[2], r#"{"Announced":["192.0.2.1","192.0.2.2"]}"#);
         assert!(update(&mut sent, &reports).is_empty());
 
-        board.peer(two, session(SessionState::Established), &told(&[2]));
+        board.peer(&two, session(SessionState::Established, &[2]));
         assert_eq!(
             update(&mut sent, &reports).len(),
             1,
             "the union is the same"
         );
-        board.peer_is_gone(one);
+        board.peer_is_gone(&one);
         let events = update(&mut sent, &reports);
-        assert_eq!(
-            events[0],
-            r#"{"Peer":{"address":"10.0.0.1","session":{"state":"Idle","fault":null}}}"#
-        );
+        assert!(events[0].starts_with(r#"{"Peer":{"peer":"10.0.0.1","session":{"state":"Idle","#));
         assert_eq!(events[1..], [r#"{"Announced":["192.0.2.2"]}"#]);
     }
 
@@ -225,10 +224,10 @@ mod tests {
     fn a_stop_ends_with_an_empty_set_even_if_it_was_empty() {
         let (board, reports) = Board::new();
         let mut sent = Sent::default();
-        let peer = IpAddr::from([10, 0, 0, 1]);
-        board.peer(peer, session(SessionState::Established), &told(&[]));
+        let peer = PeerId::from(IpAddr::from([10, 0, 0, 1]));
+        board.peer(&peer, session(SessionState::Established, &[]));
         update(&mut sent, &reports);
-        board.peer_is_gone(peer);
+        board.peer_is_gone(&peer);
         board.stopped();
         let events = update(&mut sent, &reports);
         assert_eq!(events.len(), 2);

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use imbl::OrdSet;
+use imbl::OrdMap;
 
-use super::message::{self, Attributes, Dialect};
+use super::message::{self, Dialect};
 use super::session::Negotiated;
+use crate::routing::session::Route;
 use crate::service::Family;
 
 /// The routes of one established session.
@@ -17,15 +19,15 @@ use crate::service::Family;
 pub(crate) struct RibOut {
     dialect: Dialect,
     families: BTreeSet<Family>,
-    wanted: BTreeMap<IpAddr, Attributes>,
+    wanted: BTreeMap<IpAddr, Arc<Route>>,
     /// What the peer has, as soon as all that [`RibOut::next`] gave has reached it.
-    sent: BTreeMap<IpAddr, Attributes>,
+    sent: BTreeMap<IpAddr, Arc<Route>>,
     /// What the peer may have now: withdrawn only when [`RibOut::written`] says so.
-    told: OrdSet<IpAddr>,
+    told: OrdMap<IpAddr, Arc<Route>>,
     /// In `sent`, not in `wanted`.
     withdrawals: BTreeSet<IpAddr>,
     /// In `wanted`, and to be sent; by attributes, since an UPDATE has one set of them.
-    announcements: BTreeMap<Attributes, BTreeSet<IpAddr>>,
+    announcements: BTreeMap<Arc<Route>, BTreeSet<IpAddr>>,
     /// End-of-RIB markers (RFC 4724 section 2) that follow the first whole table.
     marks: BTreeSet<Family>,
 }
@@ -45,11 +47,13 @@ impl RibOut {
                 local_as,
                 internal,
                 four_octet_as: negotiated.four_octet_as,
+                longest: message::LONGEST,
+                only_to_customer: false,
             },
             families: negotiated.families.clone(),
             wanted: BTreeMap::new(),
             sent: BTreeMap::new(),
-            told: OrdSet::new(),
+            told: OrdMap::new(),
             withdrawals: BTreeSet::new(),
             announcements: BTreeMap::new(),
             marks: negotiated.families.clone(),
@@ -58,21 +62,18 @@ impl RibOut {
 
     /// From now on the peer is to have this of the prefix; `None`: nothing.
     /// Prefixes of a family that was not agreed on are left out.
-    pub(crate) fn want(&mut self, prefix: IpAddr, attributes: Option<Attributes>) {
-        let attributes = attributes.filter(|_| self.families.contains(&Family::of(prefix)));
-        if self.wanted.get(&prefix) == attributes.as_ref() {
+    pub(crate) fn want(&mut self, prefix: IpAddr, route: Option<Arc<Route>>) {
+        let route = route.filter(|_| self.families.contains(&Family::of(prefix)));
+        if self.wanted.get(&prefix) == route.as_ref() {
             return;
         }
         self.forget_announcement(prefix);
         self.withdrawals.remove(&prefix);
-        match attributes {
-            Some(attributes) => {
-                self.wanted.insert(prefix, attributes);
-                if self.sent.get(&prefix) != Some(&attributes) {
-                    self.announcements
-                        .entry(attributes)
-                        .or_default()
-                        .insert(prefix);
+        match route {
+            Some(route) => {
+                self.wanted.insert(prefix, route.clone());
+                if self.sent.get(&prefix) != Some(&route) {
+                    self.announcements.entry(route).or_default().insert(prefix);
                 }
             }
             None => {
@@ -93,10 +94,10 @@ impl RibOut {
 
     /// The peer asked for this family again (RFC 2918 section 4).
     pub(crate) fn refresh(&mut self, family: Family) {
-        for (prefix, attributes) in &self.wanted {
+        for (prefix, route) in &self.wanted {
             if Family::of(*prefix) == family {
                 self.announcements
-                    .entry(*attributes)
+                    .entry(route.clone())
                     .or_default()
                     .insert(*prefix);
             }
@@ -122,16 +123,16 @@ impl RibOut {
             });
         }
         if let Some(mut group) = self.announcements.first_entry() {
-            let attributes = *group.key();
-            let prefixes = take(group.get_mut(), Family::of(attributes.next_hop));
+            let route = group.key().clone();
+            let prefixes = take(group.get_mut(), Family::of(route.next_hop));
             if group.get().is_empty() {
                 group.remove();
             }
             for prefix in &prefixes {
-                self.sent.insert(*prefix, attributes);
-                self.told.insert(*prefix);
+                self.sent.insert(*prefix, route.clone());
+                self.told.insert(*prefix, route.clone());
             }
-            let frame = message::announce(self.dialect, attributes, &prefixes);
+            let frame = message::announce(self.dialect, &route, &prefixes);
             return Some(Update {
                 frame,
                 withdrawn: Vec::new(),
@@ -155,7 +156,7 @@ impl RibOut {
     }
 
     /// What the peer has been told of and not been told otherwise.
-    pub(crate) fn told(&self) -> &OrdSet<IpAddr> {
+    pub(crate) fn told(&self) -> &OrdMap<IpAddr, Arc<Route>> {
         &self.told
     }
 
@@ -164,13 +165,13 @@ impl RibOut {
     }
 
     fn forget_announcement(&mut self, prefix: IpAddr) {
-        let Some(attributes) = self.wanted.get(&prefix) else {
+        let Some(route) = self.wanted.get(&prefix) else {
             return;
         };
-        if let Some(group) = self.announcements.get_mut(attributes) {
+        if let Some(group) = self.announcements.get_mut(route) {
             group.remove(&prefix);
             if group.is_empty() {
-                self.announcements.remove(attributes);
+                self.announcements.remove(route);
             }
         }
     }
@@ -199,7 +200,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bgp::message::{Counts, Message};
+    use crate::bgp::message::Message;
+    use crate::routing::Attributes;
 
     const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -225,8 +227,15 @@ mod tests {
         Ipv6Addr::from_bits((0x2001_0db8 << 96) + u128::from(n)).into()
     }
 
-    fn by(next_hop: IpAddr, med: u32) -> Option<Attributes> {
-        Some(Attributes { next_hop, med })
+    fn by(next_hop: IpAddr, med: u32) -> Option<Arc<Route>> {
+        let attributes = Attributes {
+            med,
+            ..Attributes::default()
+        };
+        Some(Arc::new(Route {
+            next_hop,
+            attributes: attributes.into(),
+        }))
     }
 
     /// All that is pending, as (announced, withdrawn) a message; each acknowledged.
@@ -235,12 +244,8 @@ mod tests {
         while let Some(update) = rib.next() {
             rib.written(&update.withdrawn);
             match message::decode(&update.frame, true) {
-                Ok(Message::Update(Counts {
-                    announced,
-                    withdrawn,
-                    malformed: false,
-                })) => {
-                    sent.push((announced, withdrawn));
+                Ok(Message::Update(update)) if update.fault.is_none() => {
+                    sent.push((update.announced.len(), update.withdrawn.len()));
                 }
                 other => panic!("{other:?}"),
             }
@@ -313,11 +318,11 @@ mod tests {
         drain(&mut rib);
         rib.want(v4(1), None);
         let withdrawal = rib.next().unwrap();
-        assert!(rib.told().contains(&v4(1)));
+        assert!(rib.told().contains_key(&v4(1)));
         rib.want(v4(1), by(v4(99), 1));
         rib.next().unwrap();
         rib.written(&withdrawal.withdrawn);
-        assert!(rib.told().contains(&v4(1)), "announced again behind it");
+        assert!(rib.told().contains_key(&v4(1)), "announced again behind it");
         rib.want(v4(1), None);
         drain(&mut rib);
         assert!(rib.told().is_empty());
@@ -347,12 +352,12 @@ mod tests {
             let mut unwritten = Vec::new();
             for (n, med, step) in steps {
                 let (prefix, next_hop) = if n < 3 { (v4(n), v4(99)) } else { (v6(n), v6(99)) };
-                let attributes = by(next_hop, med).filter(|_| med > 0);
+                let route = by(next_hop, med).filter(|_| med > 0);
                 match step {
                     0 | 1 => {
-                        rib.want(prefix, attributes);
-                        match attributes {
-                            Some(attributes) => drop(wanted.insert(prefix, attributes)),
+                        rib.want(prefix, route.clone());
+                        match route {
+                            Some(route) => drop(wanted.insert(prefix, route)),
                             None => drop(wanted.remove(&prefix)),
                         }
                     }
@@ -360,14 +365,14 @@ mod tests {
                     3 if !unwritten.is_empty() => rib.written(&unwritten.remove(0)),
                     _ => rib.refresh(Family::of(prefix)),
                 }
-                prop_assert!(rib.sent.keys().all(|prefix| rib.told.contains(prefix)));
+                prop_assert!(rib.sent.keys().all(|prefix| rib.told.contains_key(prefix)));
             }
             for withdrawn in unwritten {
                 rib.written(&withdrawn);
             }
             drain(&mut rib);
             prop_assert_eq!(&rib.sent, &wanted);
-            prop_assert!(rib.told.iter().eq(wanted.keys()));
+            prop_assert!(rib.told.keys().eq(wanted.keys()));
         }
     }
 }

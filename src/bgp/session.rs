@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::message::{Message, Open};
+use super::message::{Message, Open, Refresh};
 use super::notification::{Cease, Notification};
-use crate::event::SessionState;
+use crate::config::{Bgp, Peer};
+use crate::routing::Role;
+use crate::routing::session::SessionState;
 use crate::service::Family;
 
 /// The HoldTimer until the peer's OPEN is there (section 8.2.2, OpenSent: 4 minutes suggested).
@@ -35,6 +37,36 @@ pub(crate) struct Ends {
     /// What we propose, in seconds.
     pub(crate) hold_time: u16,
     pub(crate) peer_as: u32,
+    /// The rest of what we offer; see [`crate::config::Peer`].
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) extended_messages: bool,
+    pub(crate) role: Option<Role>,
+    pub(crate) role_strict: bool,
+    /// When and how we try.
+    pub(crate) passive: bool,
+    pub(crate) delay_open_time: Option<Duration>,
+    pub(crate) connect_retry_time: Duration,
+}
+
+impl Ends {
+    pub(crate) fn new(bgp: &Bgp, peer: &Peer) -> Ends {
+        Ends {
+            local_as: bgp.local_as,
+            identifier: bgp.router_id,
+            // The configuration holds it to 65535 s.
+            hold_time: u16::try_from(peer.hold_time.as_secs()).unwrap_or(u16::MAX),
+            peer_as: peer.peer_as,
+            families: peer.families.clone(),
+            extended_next_hop: peer.extended_next_hop,
+            extended_messages: peer.extended_messages,
+            role: peer.role,
+            role_strict: peer.role_strict,
+            passive: peer.passive,
+            delay_open_time: peer.delay_open_time,
+            connect_retry_time: peer.connect_retry_time,
+        }
+    }
 }
 
 /// The moment of an event, and the jitter of timers that it starts.
@@ -247,7 +279,12 @@ impl Session {
             four_octet_as: true,
             hold_time: self.ends.hold_time,
             identifier: self.ends.identifier,
-            families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+            families: self.ends.families.clone(),
+            route_refresh: true,
+            enhanced_route_refresh: false,
+            extended_messages: false,
+            extended_next_hop: false,
+            role: None,
         }
     }
 
@@ -413,7 +450,7 @@ impl Session {
                 Vec::new()
             }
             // RFC 2918 section 4: ignored for a family that was not agreed on.
-            Event::Received(Message::RouteRefresh(family)) => {
+            Event::Received(Message::RouteRefresh(Refresh { family, .. })) => {
                 self.restart_hold_timer(at);
                 let agreed = self.negotiated.iter().flat_map(|n| &n.families);
                 agreed
@@ -540,13 +577,35 @@ impl Session {
 }
 
 #[cfg(test)]
+impl Ends {
+    /// With nothing configured but what must be.
+    pub(crate) fn plain() -> Ends {
+        let bgp = Bgp {
+            local_as: 64600,
+            router_id: [10, 0, 0, 1].into(),
+            listen: Vec::new(),
+            policy: Default::default(),
+            shutdown_text: None,
+            peers: Default::default(),
+        };
+        let peer = std::net::IpAddr::from([10, 0, 0, 2]);
+        Ends::new(&bgp, &Peer::new(peer.into(), 64601))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bgp::message::Counts;
+    use crate::bgp::message::{RefreshKind, Update};
+
+    fn refresh(family: Option<Family>) -> Refresh {
+        let kind = RefreshKind::Request;
+        Refresh { family, kind }
+    }
 
     fn ends() -> Ends {
         let identifier = Ipv4Addr::new(10, 0, 0, 1);
@@ -555,6 +614,7 @@ mod tests {
             identifier,
             hold_time: 9,
             peer_as: 4_200_000_001,
+            ..Ends::plain()
         }
     }
 
@@ -565,6 +625,11 @@ mod tests {
             hold_time: 90,
             identifier: Ipv4Addr::new(10, 0, 0, 2),
             families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+            route_refresh: true,
+            enhanced_route_refresh: false,
+            extended_messages: false,
+            extended_next_hop: false,
+            role: None,
         }
     }
 
@@ -698,7 +763,7 @@ mod tests {
 
     #[test]
     fn what_restarts_the_hold_and_keepalive_timers() {
-        for message in [Message::Keepalive, Message::Update(Counts::default())] {
+        for message in [Message::Keepalive, Message::Update(Update::default())] {
             let mut story = Story::in_state(SessionState::Established);
             story.now += seconds(2.0);
             story.check(received(message), &[], SessionState::Established);
@@ -799,8 +864,8 @@ mod tests {
 
     #[test]
     fn messages_out_of_turn_are_state_machine_errors() {
-        let update = || Message::Update(Counts::default());
-        let refresh = || Message::RouteRefresh(Some(Family::Ipv4));
+        let update = || Message::Update(Update::default());
+        let refresh = || Message::RouteRefresh(refresh(Some(Family::Ipv4)));
         let table = [
             (
                 SessionState::OpenSent,
@@ -934,7 +999,7 @@ mod tests {
     #[test]
     fn a_refresh_of_what_was_agreed_on() {
         let mut story = Story::in_state(SessionState::Established);
-        let refresh = |family| received(Message::RouteRefresh(family));
+        let refresh = |family| received(Message::RouteRefresh(refresh(family)));
         let wanted = [Action::Refresh(Family::Ipv6)];
         story.check(
             refresh(Some(Family::Ipv6)),
@@ -981,8 +1046,8 @@ mod tests {
             3 => good.prop_map(|open| received(Message::Open(open))),
             1 => bad.prop_map(|open| received(Message::Open(open))),
             3 => Just(received(Message::Keepalive)),
-            1 => Just(received(Message::Update(Counts::default()))),
-            1 => Just(received(Message::RouteRefresh(Some(Family::Ipv4)))),
+            1 => Just(received(Message::Update(Update::default()))),
+            1 => Just(received(Message::RouteRefresh(refresh(Some(Family::Ipv4))))),
             1 => Just(received(Message::Notification(Notification::new(6, 4, [])))),
         ]
     }

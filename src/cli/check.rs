@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::exit;
 
 use crate::config::{Bgp, Config, Etcd, EtcdApi, Mistakes, Servers, Service};
+use crate::routing::Attributes;
 
 /// Why there is no summary.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +112,7 @@ fn peers_of(bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "peer {}: AS {}, port {}",
-            peer.address, peer.peer_as, peer.port
+            peer.id, peer.peer_as, peer.port
         )?;
     }
     Ok(())
@@ -144,7 +145,7 @@ impl Display for Summary<'_> {
                 write!(
                     f,
                     ", announced with MED {}",
-                    service.announce.med.unwrap_or(bgp.med)
+                    Attributes::of([&*bgp.policy, &service.announce.policy]).med
                 )
             }
             Some(_) | None => f.write_str(", not announced"),

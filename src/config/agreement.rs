@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::Servers;
 use super::reader::Table;
 use super::service::Draft;
+use crate::routing::{Attributes, Policy};
 use crate::service::{Family, VirtualService};
 
 /// Notes each disagreement at the later of the two services. `services`: in the file's order.
@@ -52,7 +53,7 @@ pub(super) fn no_etcd(services: &[Draft<'_>]) {
 }
 
 fn agree(first: &Draft<'_>, service: &Draft<'_>, address: IpAddr, default_med: u32) {
-    let (Some(ours), Some(theirs)) = (service.announce, first.announce) else {
+    let (Some(ours), Some(theirs)) = (&service.announce, &first.announce) else {
         return;
     };
     let place = service.place.child("bgp", service.place.offset());
@@ -66,7 +67,9 @@ fn agree(first: &Draft<'_>, service: &Draft<'_>, address: IpAddr, default_med: u
                 named(first)
             ));
     }
-    let [our_med, their_med] = [ours, theirs].map(|announce| announce.med.unwrap_or(default_med));
+    let base = Policy::of_med(default_med);
+    let [our_med, their_med] =
+        [ours, theirs].map(|announce| Attributes::of([&base, &announce.policy]).med);
     if our_med != their_med {
         place.child("med", place.offset()).mistake(format_args!(
             "{our_med} here, but {their_med} for {}, of the same address {address}; write the same for both",
@@ -81,7 +84,10 @@ fn next_hops(services: &[Draft<'_>], bgp: &Table<'_>) {
         (Family::Ipv6, "next-hop-ipv6"),
     ] {
         let announced = |service: &&Draft<'_>| {
-            service.announce.is_some_and(|announce| announce.announce)
+            service
+                .announce
+                .as_ref()
+                .is_some_and(|announce| announce.announce)
                 && service
                     .address
                     .is_some_and(|address| Family::of(address) == family)

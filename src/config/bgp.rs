@@ -1,13 +1,16 @@
 //! Reads `[bgp]` and `[[bgp.peer]]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
 use super::value::{self, Durations};
-use super::{Bgp, Peer};
+use super::{Bgp, MaximumAction, Peer, Ttl};
+use crate::routing::{PeerId, Policy};
+use crate::service::Family;
 
 pub(super) const KEYS: &[Key] = &[
     was("local-as", "bgp-local-asn"),
@@ -65,16 +68,60 @@ pub(super) fn bgp(table: &Table<'_>) -> Option<Bgp> {
         "[[bgp.peer]] for each router, or leave out [bgp]",
         peers,
     );
+    let (next_hop_ipv4, next_hop_ipv6, hold_time) = (next_hop_ipv4?, next_hop_ipv6?, hold_time?);
+    let peers = peers?.into_iter().map(|(address, peer)| {
+        let peer = Peer {
+            hold_time,
+            next_hop_ipv4,
+            next_hop_ipv6,
+            ..peer
+        };
+        (PeerId::Address(address), Arc::new(peer))
+    });
     Some(Bgp {
         local_as: local_as?,
         router_id: router_id?,
-        next_hop_ipv4: next_hop_ipv4?,
-        next_hop_ipv6: next_hop_ipv6?,
-        med: med?,
-        hold_time: hold_time?,
         listen: listen?,
-        peers: peers?,
+        policy: Arc::new(Policy::of_med(med?)),
+        shutdown_text: None,
+        peers: peers.collect(),
     })
+}
+
+impl Peer {
+    /// With every key but these left out, and nothing in `[bgp.defaults]`.
+    pub fn new(id: PeerId, peer_as: u32) -> Peer {
+        Peer {
+            id,
+            description: None,
+            enabled: true,
+            peer_as,
+            port: PORT,
+            passive: false,
+            local_address: None,
+            local_port: None,
+            hold_time: Duration::from_secs(30),
+            send_hold_time: Duration::from_secs(480),
+            connect_retry_time: Duration::from_secs(30),
+            delay_open_time: None,
+            ttl: Ttl::Default,
+            authentication: None,
+            families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+            next_hop_ipv4: None,
+            next_hop_ipv6: None,
+            extended_next_hop: false,
+            extended_messages: true,
+            role: None,
+            role_strict: false,
+            advertisement_interval: Duration::from_secs(1),
+            maximum_prefixes: 10_000,
+            maximum_prefixes_action: MaximumAction::Warn,
+            groups: BTreeSet::new(),
+            allow: None,
+            maximum_announced: None,
+            policy: Arc::default(),
+        }
+    }
 }
 
 fn peers(node: &Node<'_>) -> Option<BTreeMap<IpAddr, Peer>> {
@@ -98,14 +145,11 @@ fn peers(node: &Node<'_>) -> Option<BTreeMap<IpAddr, Peer>> {
         let peer_as = table.required("peer-as", "the number of the router's AS", value::as_number);
         let port = table.or("port", PORT, value::port);
         if let (Some(address), Some(peer_as), Some(port)) = (address, peer_as, port) {
-            peers.insert(
-                address,
-                Peer {
-                    address,
-                    peer_as,
-                    port,
-                },
-            );
+            let peer = Peer {
+                port,
+                ..Peer::new(PeerId::Address(address), peer_as)
+            };
+            peers.insert(address, peer);
         }
     }
     if node.is_empty_list() {

@@ -14,6 +14,7 @@ use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
 use super::{Api, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
+use crate::routing::Attributes;
 
 const KEYS: &[Key] = &[
     key("daemon"),
@@ -135,7 +136,11 @@ fn config(root: &Table<'_>) -> Option<Config> {
     let etcd_section = section(root, "etcd", etcd::KEYS);
     let etcd = etcd_section.as_ref().map(etcd::etcd);
     let drafts = services(root);
-    let default_med = bgp.iter().flatten().next().map_or(0, |bgp| bgp.med);
+    let default_med = bgp
+        .iter()
+        .flatten()
+        .next()
+        .map_or(0, |bgp| Attributes::of([&*bgp.policy]).med);
     agreement::check(&drafts, bgp_section.as_ref(), default_med);
     let bgp = match bgp {
         None => None,

@@ -1,10 +1,12 @@
 //! Reads `[service.NAME]`, one service for itself; what services must agree on is in `agreement`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
 use super::{Announce, DepoolGuard, Service, Threshold, bgp, monitor, server, value};
+use crate::routing::Policy;
 use crate::service::{Family, Protocol, Scheduler, ServiceName, VirtualService};
 
 pub(super) const KEYS: &[Key] = &[
@@ -28,7 +30,7 @@ pub(super) struct Draft<'a> {
     pub(super) place: Place<'a>,
     pub(super) address: Option<IpAddr>,
     pub(super) key: Option<VirtualService>,
-    pub(super) announce: Option<Announce>,
+    pub(super) announce: Option<Arc<Announce>>,
     /// Where `servers` stands.
     pub(super) servers: Option<Place<'a>>,
     /// `None`: something was wrong, and has been noted.
@@ -60,11 +62,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
     let monitors = table.or("monitor", Vec::new(), |node| {
         monitor::monitors(node, protocol)
     });
-    let default = Announce {
-        announce: true,
-        med: None,
-    };
-    let announce = table.or("bgp", default, announce);
+    let announce = table.or("bgp", Announce::default(), announce).map(Arc::new);
     let key = || {
         Some(VirtualService {
             protocol: protocol?,
@@ -73,6 +71,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
         })
     };
     let key = key();
+    let shared = announce.clone();
     let service = || {
         Some(Service {
             name: good_name?,
@@ -83,7 +82,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
             depool_guard: depool_guard?,
             servers: servers?,
             monitors: monitors?,
-            announce: announce?,
+            announce: shared?,
         })
     };
     Draft {
@@ -149,6 +148,7 @@ fn announce(node: &Node<'_>) -> Option<Announce> {
     let med = table.optional("med", bgp::med);
     Some(Announce {
         announce: announce?,
-        med: med?,
+        policy: Arc::new(med?.map(Policy::of_med).unwrap_or_default()),
+        ..Announce::default()
     })
 }

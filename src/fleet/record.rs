@@ -42,7 +42,7 @@ pub struct Balancer {
     pub mode: String,
     pub stopping: bool,
     pub addresses: BTreeMap<IpAddr, Address>,
-    pub peers: BTreeMap<IpAddr, String>,
+    pub peers: BTreeMap<String, String>,
 }
 
 /// One service address as one balancer sees it.

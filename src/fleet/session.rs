@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::config::Etcd;
 use crate::etcd::{self, ConnectError, words};
-use crate::event::SessionState;
+use crate::routing::session::SessionState;
 use crate::snapshot::Snapshot;
 
 /// After so long without a sign of us our records go: seconds, as etcd counts them.

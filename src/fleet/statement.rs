@@ -237,8 +237,9 @@ fn json(record: &impl serde::Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::Policy;
     use crate::snapshot::sample::{self, edit, ip};
-    use crate::snapshot::{Announcement, Applied, Source};
+    use crate::snapshot::{Applied, Source};
 
     fn statement() -> Statement {
         Statement::new(Arc::new(Me {
@@ -432,7 +433,7 @@ mod tests {
         let mut change = |snapshot: &mut Snapshot| {
             med += 1;
             let vip = snapshot.vips.get_mut(&ip("192.0.2.1")).unwrap();
-            Arc::make_mut(vip).announce = Ok(Announcement { med });
+            Arc::make_mut(vip).announce = Ok(Policy::of_med(med).into());
         };
         change(&mut snapshot);
         assert!(said(&mut statement, &snapshot).is_empty());

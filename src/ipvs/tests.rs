@@ -48,6 +48,7 @@ impl Bench {
             retiring: OrdMap::new(),
             vips: OrdMap::new(),
             peers: Arc::default(),
+            peer_orders: Default::default(),
             troubles: Arc::default(),
             reload_refused: None,
             stopping: false,
@@ -155,10 +156,10 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File("/nonexistent".into()),
         monitors: vec![],
-        announce: config::Announce {
+        announce: Arc::new(config::Announce {
             announce: false,
-            med: None,
-        },
+            ..config::Announce::default()
+        }),
     };
     Service {
         config: Arc::new(config),

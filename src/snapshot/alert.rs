@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{EtcdApi, Servers};
 use crate::conftool::PoolPath;
-use crate::event::SessionState;
+use crate::routing::PeerId;
+use crate::routing::session::SessionState;
 use crate::service::{Host, ServiceName};
 use crate::snapshot::{
     Applied, Guard, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
@@ -132,7 +133,7 @@ pub enum Alert {
     },
     /// `alone`: no other peer's session is established either.
     SessionDown {
-        peer: IpAddr,
+        peer: PeerId,
         state: SessionState,
         fault: Option<String>,
         alone: bool,
@@ -241,20 +242,20 @@ impl Snapshot {
         if self.mode == Mode::DryRun || self.stopping {
             return;
         }
-        let state = |peer: &IpAddr| self.peers.get(peer).map_or(SessionState::Idle, |s| s.state);
+        let state = |peer: &PeerId| self.peers.get(peer).map_or(SessionState::Idle, |s| s.state);
         let alone = !bgp
             .peers
             .keys()
             .any(|peer| state(peer) == SessionState::Established);
-        for &peer in bgp.peers.keys() {
-            let state = state(&peer);
+        for peer in bgp.peers.keys() {
+            let state = state(peer);
             if state != SessionState::Established {
                 let fault = self
                     .peers
-                    .get(&peer)
+                    .get(peer)
                     .and_then(|session| session.fault.clone());
                 alerts.push(Alert::SessionDown {
-                    peer,
+                    peer: peer.clone(),
                     state,
                     fault,
                     alone,
@@ -655,7 +656,7 @@ impl fmt::Display for Line<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use crate::event::Session;
+    use crate::routing::session::Session;
     use crate::service::Weight;
     use crate::snapshot::sample;
     use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
@@ -912,10 +913,11 @@ mod tests {
         let session = |state, fault: Option<&str>| Session {
             state,
             fault: fault.map(Into::into),
+            ..Session::default()
         };
         let mut peers = BTreeMap::new();
         peers.insert(
-            sample::ip("10.0.0.1"),
+            sample::ip("10.0.0.1").into(),
             session(SessionState::Active, Some("refused")),
         );
         s.peers = Arc::new(peers.clone());
@@ -927,7 +929,7 @@ mod tests {
             ],
         );
         peers.insert(
-            sample::ip("10.0.0.2"),
+            sample::ip("10.0.0.2").into(),
             session(SessionState::Established, None),
         );
         s.peers = Arc::new(peers);

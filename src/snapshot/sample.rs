@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use imbl::OrdMap;
 
 use crate::config::{self, Config};
+use crate::routing::{PeerId, Policy};
 use crate::service::{Host, Listed, Protocol, Scheduler, ServiceName, VirtualService, Weight};
 use crate::snapshot::{
-    Announcement, Applied, Condition, Counters, Health, Held, Mode, MonitorState, Pooled, Server,
-    Service, Snapshot, Source, Vip,
+    Applied, Condition, Counters, Health, Held, Mode, MonitorState, Pooled, Server, Service,
+    Snapshot, Source, Vip,
 };
 
 type Named = (ServiceName, Arc<Service>);
@@ -30,6 +31,7 @@ pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
         retiring: OrdMap::new(),
         vips: OrdMap::new(),
         peers: Arc::default(),
+        peer_orders: Default::default(),
         troubles: Arc::default(),
         reload_refused: None,
         stopping: false,
@@ -60,10 +62,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         depool_guard: config::DepoolGuard::Floor,
         servers: config::Servers::File("/pools.json".into()),
         monitors: Vec::new(),
-        announce: config::Announce {
-            announce: true,
-            med: None,
-        },
+        announce: Arc::default(),
     };
     let service = Service {
         config: Arc::new(config),
@@ -139,7 +138,7 @@ pub(crate) fn vip(address: &str, present: bool, fault: Option<&str>) -> (IpAddr,
         present,
         fault: fault.map(Into::into),
         condition: Condition::Healthy,
-        announce: Ok(Announcement { med: 10 }),
+        announce: Ok(Policy::of_med(10).into()),
     };
     (ip(address), Arc::new(vip))
 }
@@ -147,24 +146,15 @@ pub(crate) fn vip(address: &str, present: bool, fault: Option<&str>) -> (IpAddr,
 /// A configuration with these peers and no services.
 pub(crate) fn bgp(peers: &[&str]) -> Arc<Config> {
     let peer = |text: &&str| {
-        let address = ip(text);
-        (
-            address,
-            config::Peer {
-                address,
-                peer_as: 14907,
-                port: 179,
-            },
-        )
+        let peer = PeerId::Address(ip(text));
+        (peer.clone(), Arc::new(config::Peer::new(peer, 14907)))
     };
     let bgp = config::Bgp {
         local_as: 64600,
         router_id: Ipv4Addr::new(10, 0, 0, 99),
-        next_hop_ipv4: None,
-        next_hop_ipv6: None,
-        med: 0,
-        hold_time: Duration::from_secs(30),
         listen: Vec::new(),
+        policy: Arc::default(),
+        shutdown_text: None,
         peers: peers.iter().map(peer).collect(),
     };
     Arc::new(configuration(Some(bgp), BTreeMap::new()))

@@ -6,7 +6,7 @@ use std::fmt;
 use prometheus_client::metrics::MetricType::{Counter, Gauge};
 use serde::Serialize;
 
-use crate::event::SessionState;
+use crate::routing::session::SessionState;
 use crate::service::ServiceName;
 use crate::snapshot::alert::Severity;
 use crate::snapshot::{

@@ -1,7 +1,8 @@
 //! One story a behaviour.
 
 use super::*;
-use crate::event::{Session, SessionState};
+use crate::routing::PeerId;
+use crate::routing::session::{Session, SessionState};
 use crate::snapshot::{Applied, Condition, Source};
 
 pub(super) fn four_up() -> Story {
@@ -856,33 +857,29 @@ fn a_server_of_the_other_family_holds_nobody() {
 fn the_last_word_of_a_removed_peer_is_ignored() {
     let mut story = four_up();
     let address: IpAddr = "10.64.0.99".parse().expect("an address");
-    let session = Session {
-        state: SessionState::Idle,
-        fault: None,
-    };
-    story.event(Event::Peer { address, session });
+    story.event(Event::Peer {
+        peer: address.into(),
+        session: Session::default(),
+    });
     assert!(story.snapshot.peers.is_empty());
 }
 
 #[test]
 fn sessions_troubles_and_a_refused_reload_are_shown() {
-    let peer: IpAddr = "10.64.0.1".parse().expect("an address");
+    let peer = PeerId::Address([10, 64, 0, 1].into());
     let mut with_peer = config([service("text", "192.0.2.1", 80)]);
     if let Some(bgp) = &mut with_peer.bgp {
-        let to = crate::config::Peer {
-            address: peer,
-            peer_as: 14907,
-            port: 179,
-        };
-        bgp.peers.insert(peer, to);
+        let to = crate::config::Peer::new(peer.clone(), 14907);
+        bgp.peers.insert(peer.clone(), to.into());
     }
     let mut story = Story::started(with_peer);
     let session = Session {
         state: SessionState::Active,
         fault: Some("connection refused".into()),
+        ..Session::default()
     };
     story.event(Event::Peer {
-        address: peer,
+        peer: peer.clone(),
         session: session.clone(),
     });
     story.event(Event::ReloadRefused("line 3".into()));

@@ -32,7 +32,7 @@ pub(super) struct Balancer {
     pub(super) config: String,
     /// It is not what most of the balancers have.
     pub(super) config_differs: bool,
-    pub(super) peers: BTreeMap<IpAddr, String>,
+    pub(super) peers: BTreeMap<String, String>,
     pub(super) established: usize,
 }
 

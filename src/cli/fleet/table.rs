@@ -227,7 +227,7 @@ mod tests {
                 .collect(),
             peers: (1..)
                 .zip(peers)
-                .map(|(n, state)| ([10, 0, 0, n].into(), (*state).to_owned()))
+                .map(|(n, state)| (format!("10.0.0.{n}"), (*state).to_owned()))
                 .collect(),
         }
     }

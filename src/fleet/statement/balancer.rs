@@ -1,15 +1,15 @@
 //! A snapshot → the balancer's own record.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::config::{self, Config, EtcdApi};
-use crate::event::SessionState;
 use crate::fleet::Me;
 use crate::fleet::record::{Address, Balancer};
+use crate::routing::PeerId;
+use crate::routing::session::SessionState;
 use crate::service::ServiceName;
 use crate::snapshot::{Condition, Mode, Snapshot, Vip};
 
@@ -49,18 +49,23 @@ fn address(vip: &Vip) -> Address {
         Condition::Degraded => "degraded",
         Condition::Failed => "failed",
     };
+    let announced = vip.announce.as_ref().ok();
     Address {
         condition: condition.to_owned(),
-        med: vip.announce.ok().map(|announcement| announcement.med),
-        refusal: vip.announce.err().map(|refusal| refusal.to_string()),
+        med: announced.map(|announcement| announcement.attributes(None).med),
+        refusal: vip
+            .announce
+            .as_ref()
+            .err()
+            .map(|refusal| refusal.to_string()),
     }
 }
 
 /// Each configured peer: `established` or `down`. The states in between follow each other for as long as a
 /// router is away; they are shown by the balancer itself, and would have us write at each try.
-fn peers(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
+fn peers(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let configured = snapshot.config.bgp.iter().flat_map(|bgp| bgp.peers.keys());
-    let state = |peer: &IpAddr| {
+    let state = |peer: &PeerId| {
         let session = snapshot.peers.get(peer);
         match session.map(|session| session.state) {
             Some(SessionState::Established) => "established",
@@ -75,7 +80,7 @@ fn peers(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
         }
     };
     configured
-        .map(|peer| (*peer, state(peer).to_owned()))
+        .map(|peer| (peer.to_string(), state(peer).to_owned()))
         .collect()
 }
 
@@ -91,7 +96,8 @@ pub(super) fn hash(config: &Config) -> String {
     }
     let without_med = |service: &config::Service| {
         let mut service = service.clone();
-        service.announce.med = None;
+        let announce = Arc::make_mut(&mut service.announce);
+        Arc::make_mut(&mut announce.policy).med = None;
         service
     };
     let etcd = config.etcd.as_ref();
@@ -112,7 +118,8 @@ pub(super) fn hash(config: &Config) -> String {
 mod tests {
     use super::*;
     use crate::config::{Etcd, Threshold};
-    use crate::event::Session;
+    use crate::routing::Policy;
+    use crate::routing::session::Session;
     use crate::snapshot::Refusal;
     use crate::snapshot::sample::{self, ip};
 
@@ -120,10 +127,13 @@ mod tests {
     fn says_what_is_announced_and_to_whom() {
         let mut snapshot = sample::snapshot([]);
         snapshot.config = sample::bgp(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-        let session = |state| Session { state, fault: None };
+        let session = |state| Session {
+            state,
+            ..Session::default()
+        };
         snapshot.peers = Arc::new(BTreeMap::from([
-            (ip("10.0.0.1"), session(SessionState::Established)),
-            (ip("10.0.0.2"), session(SessionState::OpenSent)),
+            (ip("10.0.0.1").into(), session(SessionState::Established)),
+            (ip("10.0.0.2").into(), session(SessionState::OpenSent)),
         ]));
         let (address, vip) = sample::vip("192.0.2.2", true, None);
         let mut refused = (*vip).clone();
@@ -165,7 +175,9 @@ mod tests {
                 change(Arc::make_mut(service));
             }
         };
-        web(&mut other, |service| service.announce.med = Some(100));
+        web(&mut other, |service| {
+            Arc::make_mut(&mut service.announce).policy = Arc::new(Policy::of_med(100))
+        });
         assert_eq!(hash(&other), same);
         web(&mut other, |service| {
             service.depool_threshold = Threshold::new(0.6).unwrap();
