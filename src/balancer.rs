@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod tests;
+mod vip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 use imbl::OrdMap;
 use tracing::{info, warn};
 
+use self::vip::History;
 use crate::config::{self, Config, Servers};
 use crate::event::{Event, PeerOrder};
 use crate::pool::{Bearing, CheckIds, Pool};
 use crate::routing::PeerId;
 use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
-use crate::snapshot::{self, Announcement, Condition, Mode, Refusal, Snapshot, Vip};
+use crate::snapshot::{self, Mode, Snapshot};
 
 /// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
 const RETIRE_WITHIN: Duration = Duration::from_secs(5);
@@ -35,6 +37,8 @@ pub struct Balancer {
     /// What addresses were last settled by: an event that changes nothing of it does not touch the address.
     bearings: BTreeMap<ServiceName, Bearing>,
     dirty_vips: BTreeSet<IpAddr>,
+    /// Of the addresses that have been announced and that no operator has taken out since.
+    histories: BTreeMap<IpAddr, History>,
     /// Wake-ups, some of them for what has settled in the meantime: harmless.
     due: BTreeSet<(Instant, Due)>,
     /// Addresses that peers have been told.
@@ -50,6 +54,8 @@ enum Due {
     Judge(ServiceName),
     /// The removed service goes though its address was not seen withdrawn.
     Retire(VirtualService),
+    /// Peers may be told that the address is better.
+    Better(IpAddr),
 }
 
 impl Balancer {
@@ -67,6 +73,7 @@ impl Balancer {
             dirty: BTreeSet::new(),
             bearings: BTreeMap::new(),
             dirty_vips: BTreeSet::new(),
+            histories: BTreeMap::new(),
             due: BTreeSet::new(),
             announced: BTreeSet::new(),
             present: BTreeSet::new(),
@@ -177,6 +184,9 @@ impl Balancer {
             match self.due.pop_first().map(|(_, due)| due) {
                 Some(Due::Judge(service)) => self.with(&service, |_| {}),
                 Some(Due::Retire(key)) => self.retired(key),
+                Some(Due::Better(address)) => {
+                    self.dirty_vips.insert(address);
+                }
                 None => {}
             }
         }
@@ -210,7 +220,7 @@ impl Balancer {
             }
         }
         for address in std::mem::take(&mut self.dirty_vips) {
-            self.settle_vip(address);
+            self.settle_vip(address, now);
         }
         Arc::new(self.snapshot.clone())
     }
@@ -426,10 +436,16 @@ impl Balancer {
                 orders.enabled = Some(false);
                 orders.text = text;
             }
-            PeerOrder::Enable => orders.enabled = Some(true),
+            PeerOrder::Enable => {
+                orders.enabled = Some(true);
+                orders.text = None;
+            }
             PeerOrder::Clear(text) => {
                 orders.clears += 1;
-                orders.text = text;
+                // Why a peer is disabled is told until it is enabled.
+                if orders.enabled != Some(false) {
+                    orders.text = text;
+                }
             }
         }
     }
@@ -460,89 +476,5 @@ impl Balancer {
                     .insert(service.clone());
             }
         }
-    }
-
-    fn settle_vip(&mut self, address: IpAddr) {
-        let services = self.by_vip.get(&address).cloned().unwrap_or_default();
-        let retiring = || {
-            self.snapshot
-                .retiring
-                .keys()
-                .any(|key| key.address == address)
-        };
-        if services.is_empty() && !retiring() {
-            self.snapshot.vips.remove(&address);
-            return;
-        }
-        let views = || {
-            services
-                .iter()
-                .filter_map(|name| self.snapshot.services.get(name))
-        };
-        let vip = Vip {
-            present: self.present.contains(&address),
-            fault: self.faults.get(&address).map(|fault| fault.as_str().into()),
-            condition: views()
-                .map(|view| view.condition)
-                .max()
-                .unwrap_or(Condition::Failed),
-            announce: self.may_announce(address, &services),
-            services,
-        };
-        let old = self.snapshot.vips.get(&address);
-        if old.is_some_and(|old| **old == vip) {
-            return;
-        }
-        if old.map(|old| &old.announce) != Some(&vip.announce) {
-            match &vip.announce {
-                Ok(announcement) => {
-                    let med = announcement.attributes(None).med;
-                    info!(vip = %address, med, "announce");
-                }
-                Err(why) => info!(vip = %address, %why, "do not announce"),
-            }
-        }
-        self.snapshot.vips.insert(address, Arc::new(vip));
-    }
-
-    fn may_announce(
-        &self,
-        address: IpAddr,
-        services: &BTreeSet<ServiceName>,
-    ) -> Result<Announcement, Refusal> {
-        let bgp = self
-            .snapshot
-            .config
-            .bgp
-            .as_ref()
-            .filter(|_| self.snapshot.mode != Mode::DryRun);
-        let bgp = bgp.ok_or(Refusal::NoBgp)?;
-        let pools: Vec<&Pool> = services
-            .iter()
-            .filter_map(|name| self.pools.get(name))
-            .collect();
-        // All services of an address agree on its announcement: the configuration is refused otherwise.
-        let announce = &pools.first().ok_or(Refusal::Retiring)?.config().announce;
-        if !announce.announce {
-            return Err(Refusal::NotConfigured);
-        }
-        if self.snapshot.stopping {
-            return Err(Refusal::Stopping);
-        }
-        // One that came to an announced address never had clients: theirs are not sent away for it.
-        let all_new = pools.iter().all(|pool| pool.newcomer());
-        let counted = pools.iter().filter(|pool| all_new || !pool.newcomer());
-        if let Some(refusal) = counted.filter_map(|pool| pool.refusal()).next() {
-            return Err(refusal);
-        }
-        if !self.present.contains(&address) {
-            return Err(Refusal::AddressMissing);
-        }
-        Ok(Announcement {
-            to: announce.to.clone(),
-            base: bgp.policy.clone(),
-            own: announce.policy.clone(),
-            condition: Arc::default(),
-        })
     }
 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
-use crate::config::{self, Servers};
+use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
 use crate::service::{Destinations, Host};
 use crate::snapshot::{
@@ -67,10 +67,12 @@ pub(crate) struct Pool {
 /// What of a pool bears on its address.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bearing {
-    condition: Option<Condition>,
-    refusal: Option<Refusal>,
-    newcomer: bool,
-    announce: Arc<config::Announce>,
+    pub(crate) condition: Condition,
+    /// Why its address may not be announced; `None`: this service does not stand in the way.
+    pub(crate) refusal: Option<Refusal>,
+    /// Its address was announced before it came, and it has not been ready for that yet.
+    pub(crate) newcomer: bool,
+    pub(crate) announce: Arc<config::Announce>,
 }
 
 impl Pool {
@@ -211,36 +213,6 @@ impl Pool {
         self.judge_by.filter(|_| !self.judged)
     }
 
-    pub(crate) fn bearing(&self) -> Bearing {
-        Bearing {
-            condition: self.view.as_ref().map(|view| view.condition),
-            refusal: self.refusal(),
-            newcomer: self.newcomer,
-            announce: self.config.announce.clone(),
-        }
-    }
-
-    /// Whether its address was announced before it came, and it has not been ready for that yet.
-    pub(crate) fn newcomer(&self) -> bool {
-        self.newcomer
-    }
-
-    /// Why its address may not be announced, as last settled; `None`: this service does not stand in the way.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
-        let wanted = self.view.as_ref().and_then(|v| v.destinations.as_deref());
-        if wanted.is_none() {
-            Some(Refusal::NoServerList)
-        } else if !self.judged {
-            Some(Refusal::NotChecked)
-        } else if !wanted.is_some_and(serves) {
-            Some(Refusal::NothingPooled)
-        } else if !self.served_by_kernel {
-            Some(Refusal::NotApplied)
-        } else {
-            None
-        }
-    }
-
     /// Decides anew, after any number of events, and shows the result. Cheap if nothing changed.
     pub(crate) fn settle(&mut self, ids: &mut CheckIds, now: Instant) -> Arc<Service> {
         self.decide();
@@ -265,6 +237,35 @@ impl Pool {
         self.view = Some(view.clone());
         self.newcomer &= self.refusal().is_some();
         view
+    }
+
+    /// What of it bears on its address, as last settled.
+    pub(crate) fn bearing(&self) -> Bearing {
+        let view = self.view.as_ref();
+        Bearing {
+            condition: view.map_or(Condition::Failed, |view| view.condition),
+            refusal: self.refusal(),
+            newcomer: self.newcomer,
+            announce: self.config.announce.clone(),
+        }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        let wanted = self.view.as_ref().and_then(|v| v.destinations.as_deref());
+        // PyBal's way: whatever its servers are, but the kernel must hold the service.
+        let never = self.config.announce.withdraw_when == WithdrawWhen::Never;
+        let in_kernel = self.served_by_kernel || never && self.in_kernel.is_some();
+        if wanted.is_none() {
+            Some(Refusal::NoServerList)
+        } else if !self.judged {
+            Some(Refusal::NotChecked)
+        } else if !never && !wanted.is_some_and(serves) {
+            Some(Refusal::NothingPooled)
+        } else if !in_kernel {
+            Some(Refusal::NotApplied)
+        } else {
+            None
+        }
     }
 
     fn decide(&mut self) {
@@ -393,10 +394,11 @@ impl Pool {
 
     fn condition(&self, floor: usize) -> Condition {
         let wanted = self.members.values().filter(|m| m.wanted()).count();
+        let serves = |m: &Member| m.pooled.in_ipvs() && m.weight.get() > 0;
         let up = self
             .members
             .values()
-            .any(|m| m.ready() && m.health() == Health::Up && m.pooled.in_ipvs());
+            .any(|m| m.ready() && m.health() == Health::Up && serves(m));
         if !up {
             Condition::Failed
         } else if wanted < floor {

@@ -275,7 +275,7 @@ pub enum Condition {
     Healthy,
     /// At least one server is held for the threshold.
     Degraded,
-    /// Nothing is up.
+    /// Nothing that gets new connections is up.
     Failed,
 }
 
@@ -305,6 +305,7 @@ pub struct Vip {
     pub present: bool,
     /// Why it could not be put there.
     pub fault: Option<Arc<str>>,
+    /// As it is now. With `up-delay` peers may still be told of a worse one.
     pub condition: Condition,
     pub announce: Result<Announcement, Refusal>,
 }

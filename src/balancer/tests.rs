@@ -1,5 +1,6 @@
 //! Stories: events in, expected snapshot out. After every step the invariants of [`invariants`] are checked.
 
+mod announcing;
 mod invariants;
 mod lists;
 mod random;
@@ -240,10 +241,15 @@ impl Story {
         self
     }
 
-    /// What is announced and why not, by address.
+    /// What is announced and why not, by address: `192.0.2.1 med 1005 graceful-shutdown`.
     fn check_vips(&mut self, expected: &str) -> &mut Story {
         let line = |(address, vip): (&IpAddr, &Arc<snapshot::Vip>)| match &vip.announce {
-            Ok(announcement) => format!("{address} med {}", announcement.attributes(None).med),
+            Ok(announcement) => {
+                let told = announcement.attributes(None);
+                let communities = told.communities.iter().map(|c| format!(" {c}"));
+                let communities: String = communities.collect();
+                format!("{address} med {}{communities}", told.med)
+            }
             Err(why) => format!("{address}: {why}"),
         };
         let seen: Vec<String> = self.snapshot.vips.iter().map(line).collect();

@@ -1,6 +1,7 @@
 //! A BGP session as the operator sees it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -95,6 +96,23 @@ pub enum Hint {
     FamilyNotActivated,
     /// The peer's AS is not the one that is configured.
     PeerAs,
+}
+
+/// A question to whoever looks for the cause: a symptom proves nothing.
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hint::Gtsm => "lost as soon as it was up: is ttl-security set at one end only?",
+            Hint::Md5 => "no answer: is the key another one at the other end, or is there a filter?",
+            Hint::Refused => {
+                "does the router listen and know us? After an error it may refuse for minutes"
+            }
+            Hint::FamilyNotActivated => {
+                "is the family of all announced addresses activated for us on the router?"
+            }
+            Hint::PeerAs => "is peer-as the router's AS?",
+        })
+    }
 }
 
 /// A NOTIFICATION and when it was sent or came.

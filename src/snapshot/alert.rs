@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{EtcdApi, Servers};
+use crate::config::{Bgp, EtcdApi, Servers};
 use crate::conftool::PoolPath;
 use crate::routing::PeerId;
-use crate::routing::session::SessionState;
-use crate::service::{Host, ServiceName};
+use crate::routing::session::{Hint, Session, SessionState, Untold};
+use crate::service::{Family, Host, ServiceName};
 use crate::snapshot::{
     Applied, Guard, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
 };
@@ -19,6 +19,8 @@ use crate::snapshot::{
 const LONGEST_FAULT: usize = 1000;
 /// Bad entries of one service's list that have an alert of their own.
 const MOST_ENTRIES: usize = 20;
+/// Addresses that are named where there may be thousands.
+const MOST_ADDRESSES: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -131,12 +133,32 @@ pub enum Alert {
         address: IpAddr,
         fault: Arc<str>,
     },
-    /// `alone`: no other peer's session is established either.
+    /// `alone`: no other peer's session is established either. In which state it is does not matter: a router that
+    /// is away has it go through several of them again and again.
     SessionDown {
         peer: PeerId,
-        state: SessionState,
         fault: Option<String>,
+        hint: Option<Hint>,
         alone: bool,
+    },
+    /// Not established because somebody wants it so: an operator, who may have said why, or the configuration.
+    SessionDisabled {
+        peer: PeerId,
+        ordered: bool,
+        text: Option<Arc<str>>,
+        alone: bool,
+    },
+    /// Established, but the peer is not told of so many addresses that are announced; the first of them.
+    NotTold {
+        peer: PeerId,
+        why: Untold,
+        addresses: Vec<IpAddr>,
+        count: usize,
+    },
+    OverMaximum {
+        peer: PeerId,
+        family: Family,
+        maximum: u32,
     },
     Trouble {
         part: &'static str,
@@ -242,26 +264,60 @@ impl Snapshot {
         if self.mode == Mode::DryRun || self.stopping {
             return;
         }
-        let state = |peer: &PeerId| self.peers.get(peer).map_or(SessionState::Idle, |s| s.state);
-        let alone = !bgp
-            .peers
-            .keys()
-            .any(|peer| state(peer) == SessionState::Established);
-        for peer in bgp.peers.keys() {
-            let state = state(peer);
-            if state != SessionState::Established {
-                let fault = self
-                    .peers
-                    .get(peer)
-                    .and_then(|session| session.fault.clone());
+        let established = |peer: &PeerId| {
+            let session = self.peers.get(peer);
+            session.filter(|session| session.state == SessionState::Established)
+        };
+        let alone = !bgp.peers.keys().any(|peer| established(peer).is_some());
+        for (peer, config) in &bgp.peers {
+            let orders = self.peer_orders.get(peer);
+            let ordered = orders.and_then(|orders| orders.enabled);
+            if !ordered.unwrap_or(config.enabled) {
+                let text = orders.and_then(|orders| orders.text.clone());
+                alerts.push(Alert::SessionDisabled {
+                    peer: peer.clone(),
+                    ordered: ordered.is_some(),
+                    text: text.filter(|_| ordered.is_some()),
+                    alone,
+                });
+            } else if let Some(session) = established(peer) {
+                of_session(bgp, peer, session, alerts);
+            } else {
+                let session = self.peers.get(peer);
                 alerts.push(Alert::SessionDown {
                     peer: peer.clone(),
-                    state,
-                    fault,
+                    fault: session.and_then(|session| session.fault.clone()),
+                    hint: session.and_then(|session| session.hint),
                     alone,
                 });
             }
         }
+    }
+}
+
+/// One that is established.
+fn of_session(bgp: &Bgp, peer: &PeerId, session: &Session, alerts: &mut Vec<Alert>) {
+    for why in [Untold::Family, Untold::NextHop] {
+        let untold = session.untold.iter().filter(|(_, of)| **of == why);
+        let count = untold.clone().count();
+        if count > 0 {
+            alerts.push(Alert::NotTold {
+                peer: peer.clone(),
+                why,
+                addresses: untold
+                    .map(|(address, _)| *address)
+                    .take(MOST_ADDRESSES)
+                    .collect(),
+                count,
+            });
+        }
+    }
+    for &family in &session.over_maximum {
+        alerts.push(Alert::OverMaximum {
+            peer: peer.clone(),
+            family,
+            maximum: bgp.peers[peer].maximum_prefixes,
+        });
     }
 }
 
@@ -412,6 +468,7 @@ impl Alert {
             | Alert::AddressMissing { .. }
             | Alert::ListFailed { kept: false, .. }
             | Alert::SessionDown { alone: true, .. }
+            | Alert::SessionDisabled { alone: true, .. }
             // It announces addresses for which the kernel balances nothing.
             | Alert::MemoryTable => Severity::Critical,
             Alert::TooSmall { .. }
@@ -426,6 +483,9 @@ impl Alert {
             | Alert::Unresolved { .. }
             | Alert::AddressFault { .. }
             | Alert::SessionDown { alone: false, .. }
+            | Alert::SessionDisabled { alone: false, .. }
+            | Alert::NotTold { .. }
+            | Alert::OverMaximum { .. }
             | Alert::Trouble { .. }
             | Alert::ReloadRefused { .. }
             | Alert::DryRun => Severity::Warning,
@@ -560,12 +620,52 @@ impl fmt::Display for Alert {
                 )
             }
             Alert::SessionDown {
-                peer, state, fault, ..
+                peer, fault, hint, ..
             } => {
                 let fault = Because(fault.as_deref());
+                write!(f, "{peer}: The BGP session is not established{fault}")?;
+                hint.map_or(Ok(()), |hint| write!(f, " ({hint})"))
+            }
+            Alert::SessionDisabled {
+                peer,
+                ordered,
+                text,
+                ..
+            } => {
+                let by = if *ordered {
+                    "by an operator"
+                } else {
+                    "in the configuration"
+                };
+                let text = Because(text.as_deref());
+                write!(f, "{peer}: The BGP session is disabled {by}{text}")
+            }
+            Alert::NotTold {
+                peer,
+                why,
+                addresses,
+                count,
+            } => {
+                let why = match why {
+                    Untold::Family => "their family is not agreed on",
+                    Untold::NextHop => "no next hop of their family is known",
+                };
+                let (addresses, more) = (List(addresses), count - addresses.len());
+                write!(f, "{peer}: Not told of announced addresses, {why}: {addresses}")?;
+                if more > 0 {
+                    write!(f, " and {more} more")?;
+                }
+                Ok(())
+            }
+            Alert::OverMaximum {
+                peer,
+                family,
+                maximum,
+            } => {
                 write!(
                     f,
-                    "{peer}: The BGP session is not established ({state:?}){fault}"
+                    "{peer}: The router announces more than {maximum} {family} prefixes, \
+                     maximum-prefixes"
                 )
             }
             Alert::Trouble { part, fault } => write!(f, "{part}: {}", Line(fault)),
@@ -654,11 +754,11 @@ impl fmt::Display for Line<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
-    use crate::routing::session::Session;
+    use crate::routing::session::Foreign;
     use crate::service::Weight;
-    use crate::snapshot::sample;
+    use crate::snapshot::{PeerOrders, sample};
     use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
 
     use super::*;
@@ -906,34 +1006,53 @@ mod tests {
         );
     }
 
+    /// Two peers, whose sessions are these; `None`: nothing is known of it.
+    fn peers(sessions: [Option<Session>; 2]) -> Snapshot {
+        let mut s = snapshot([]);
+        let names = ["10.0.0.1", "10.0.0.2"];
+        s.config = bgp(&names);
+        let sessions = names.map(sample::ip).into_iter().zip(sessions);
+        let known = sessions.filter_map(|(ip, session)| Some((ip.into(), session?)));
+        s.peers = Arc::new(known.collect());
+        s
+    }
+
+    fn session(state: SessionState) -> Session {
+        Session {
+            state,
+            ..Session::default()
+        }
+    }
+
+    fn established() -> Option<Session> {
+        Some(session(SessionState::Established))
+    }
+
     #[test]
     fn sessions() {
-        let mut s = snapshot([]);
-        s.config = bgp(&["10.0.0.1", "10.0.0.2"]);
-        let session = |state, fault: Option<&str>| Session {
-            state,
-            fault: fault.map(Into::into),
-            ..Session::default()
+        let refused = |state| {
+            Some(Session {
+                fault: Some("refused".into()),
+                ..session(state)
+            })
         };
-        let mut peers = BTreeMap::new();
-        peers.insert(
-            sample::ip("10.0.0.1").into(),
-            session(SessionState::Active, Some("refused")),
-        );
-        s.peers = Arc::new(peers.clone());
-        check(
-            &s,
-            &[
-                "critical 10.0.0.1: The BGP session is not established (Active): refused",
-                "critical 10.0.0.2: The BGP session is not established (Idle)",
-            ],
-        );
-        peers.insert(
-            sample::ip("10.0.0.2").into(),
-            session(SessionState::Established, None),
-        );
-        s.peers = Arc::new(peers);
-        let one = "warning 10.0.0.1: The BGP session is not established (Active): refused";
+        for state in [
+            SessionState::Idle,
+            SessionState::Connect,
+            SessionState::Active,
+            SessionState::OpenSent,
+            SessionState::OpenConfirm,
+        ] {
+            check(
+                &peers([refused(state), None]),
+                &[
+                    "critical 10.0.0.1: The BGP session is not established: refused",
+                    "critical 10.0.0.2: The BGP session is not established",
+                ],
+            );
+        }
+        let mut s = peers([refused(SessionState::Active), established()]);
+        let one = "warning 10.0.0.1: The BGP session is not established: refused";
         check(&s, &[one]);
         s.stopping = true;
         check(&s, &[]);
@@ -943,6 +1062,97 @@ mod tests {
         s.mode = Mode::MemoryTable;
         let loud = "critical ipvs: A table in memory replaces the kernel's, nothing is balanced";
         check(&s, &[loud, one]);
+    }
+
+    #[test]
+    fn a_hint_follows_the_fault() {
+        let down = Session {
+            fault: Some("HoldTimer expired".into()),
+            hint: Some(Hint::Gtsm),
+            ..session(SessionState::Active)
+        };
+        let says = "warning 10.0.0.1: The BGP session is not established: HoldTimer expired \
+                    (lost as soon as it was up: is ttl-security set at one end only?)";
+        check(&peers([Some(down), established()]), &[says]);
+    }
+
+    #[test]
+    fn a_disabled_session_is_no_fault_while_another_is_there() {
+        let order = |s: &mut Snapshot, ip, enabled, text: Option<&str>| {
+            let orders = PeerOrders {
+                enabled,
+                text: text.map(Into::into),
+                clears: 3,
+            };
+            Arc::make_mut(&mut s.peer_orders).insert(sample::ip(ip).into(), orders);
+        };
+        // Its session may not have ended yet.
+        let mut s = peers([established(), established()]);
+        order(&mut s, "10.0.0.1", Some(false), Some("linecard\nswap"));
+        let disabled = "10.0.0.1: The BGP session is disabled by an operator: linecard, swap";
+        check(&s, &[&format!("warning {disabled}")]);
+
+        let mut s = peers([Some(session(SessionState::Idle)), None]);
+        order(&mut s, "10.0.0.1", Some(false), Some("linecard\nswap"));
+        check(
+            &s,
+            &[
+                "critical 10.0.0.2: The BGP session is not established",
+                &format!("critical {disabled}"),
+            ],
+        );
+
+        let mut s = peers([None, established()]);
+        let config = Arc::make_mut(&mut s.config).bgp.as_mut().unwrap();
+        for peer in config.peers.values_mut() {
+            Arc::make_mut(peer).enabled = false;
+        }
+        // Enabled by an operator against the configuration; the other's text is of a clear.
+        order(&mut s, "10.0.0.2", Some(true), None);
+        order(&mut s, "10.0.0.1", None, Some("cleared"));
+        let disabled = "warning 10.0.0.1: The BGP session is disabled in the configuration";
+        check(&s, &[disabled]);
+    }
+
+    #[test]
+    fn what_an_established_peer_lacks_or_has_too_much_of() {
+        let untold = |n: u16, why| {
+            let address = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]);
+            (address, why)
+        };
+        let mut odd = session(SessionState::Established);
+        odd.untold.extend((1..=5).map(|n| untold(n, Untold::Family)));
+        odd.untold.extend([untold(9, Untold::NextHop)]);
+        odd.over_maximum.insert(Family::Ipv6);
+        check(
+            &peers([Some(odd.clone()), established()]),
+            &[
+                "warning 10.0.0.1: Not told of announced addresses, their family is not agreed on: \
+                 2001:db8::1, 2001:db8::2, 2001:db8::3 and 2 more",
+                "warning 10.0.0.1: Not told of announced addresses, no next hop of their family is known: \
+                 2001:db8::9",
+                "warning 10.0.0.1: The router announces more than 10000 IPv6 prefixes, maximum-prefixes",
+            ],
+        );
+        odd.state = SessionState::Active;
+        let down = "warning 10.0.0.1: The BGP session is not established";
+        check(&peers([Some(odd), established()]), &[down]);
+    }
+
+    /// Several balancers announce the same addresses: that is what they are there for.
+    #[test]
+    fn an_address_that_somebody_else_announces_is_no_alert() {
+        let mut other = session(SessionState::Established);
+        let foreign = Foreign {
+            ours: false,
+            next_hop: None,
+            as_path: "65001 64600".to_owned(),
+            med: Some(10),
+            local_pref: None,
+            communities: BTreeSet::new(),
+        };
+        other.foreign.insert(sample::ip("192.0.2.1"), foreign.into());
+        check(&peers([Some(other), established()]), &[]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) fn hold(story: &Story) {
         let (new, counted): (Vec<_>, Vec<_>) = vip
             .services
             .iter()
-            .partition(|name| story.balancer.pools[*name].newcomer());
+            .partition(|name| story.balancer.bearings[*name].newcomer);
         assert!(!counted.is_empty() || new.iter().all(|name| ready(story, name)));
         for name in new {
             assert!(story.came_later.contains(&snapshot.services[name].key()));
@@ -65,7 +65,7 @@ pub(super) fn hold(story: &Story) {
 }
 
 fn ready(story: &Story, service: &ServiceName) -> bool {
-    story.balancer.pools[service].refusal().is_none()
+    story.balancer.bearings[service].refusal.is_none()
 }
 
 fn pool(service: &Service) {
