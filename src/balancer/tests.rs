@@ -4,6 +4,7 @@ mod announcing;
 mod invariants;
 mod lists;
 mod random;
+mod reckoned;
 mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ struct Story {
     found: BTreeSet<VirtualService>,
     /// The services that were configured while their address was announced.
     came_later: BTreeSet<VirtualService>,
+    /// How the addresses that are announced, or were, have fared.
+    seen: BTreeMap<IpAddr, reckoned::Seen>,
 }
 
 impl Story {
@@ -62,9 +65,10 @@ impl Story {
             largest: BTreeMap::new(),
             found: BTreeSet::new(),
             came_later: BTreeSet::new(),
+            seen: BTreeMap::new(),
         };
         story.measure();
-        invariants::hold(&story);
+        story.hold();
         story
     }
 
@@ -92,9 +96,14 @@ impl Story {
         self.balancer.handle(event.clone(), self.now);
         self.snapshot = self.balancer.snapshot(self.now);
         self.measure();
-        invariants::hold(self);
+        self.hold();
         invariants::hold_over(&before, &event, self);
         self
+    }
+
+    fn hold(&mut self) {
+        invariants::hold(self);
+        reckoned::hold(self);
     }
 
     fn measure(&mut self) {
@@ -147,6 +156,7 @@ impl Story {
             };
             let (new, old) = (keys(config), keys(&self.snapshot.config));
             self.in_kernel.retain(|key, _| new.contains(key));
+            self.kernel.retain(|key| new.contains(key));
             self.came_later.retain(|key| new.contains(key));
             self.came_later
                 .extend(new.difference(&old).filter(announced));
@@ -219,7 +229,7 @@ impl Story {
         self.now += time;
         self.balancer.tick(self.now);
         self.snapshot = self.balancer.snapshot(self.now);
-        invariants::hold(self);
+        self.hold();
         self
     }
 

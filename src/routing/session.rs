@@ -103,7 +103,9 @@ impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Hint::Gtsm => "lost as soon as it was up: is ttl-security set at one end only?",
-            Hint::Md5 => "no answer: is the key another one at the other end, or is there a filter?",
+            Hint::Md5 => {
+                "no answer: is the key another one at the other end, or is there a filter?"
+            }
             Hint::Refused => {
                 "does the router listen and know us? After an error it may refuse for minutes"
             }

@@ -651,7 +651,10 @@ impl fmt::Display for Alert {
                     Untold::NextHop => "no next hop of their family is known",
                 };
                 let (addresses, more) = (List(addresses), count - addresses.len());
-                write!(f, "{peer}: Not told of announced addresses, {why}: {addresses}")?;
+                write!(
+                    f,
+                    "{peer}: Not told of announced addresses, {why}: {addresses}"
+                )?;
                 if more > 0 {
                     write!(f, " and {more} more")?;
                 }
@@ -758,8 +761,8 @@ mod tests {
 
     use crate::routing::session::Foreign;
     use crate::service::Weight;
-    use crate::snapshot::{PeerOrders, sample};
     use crate::snapshot::sample::{bgp, edit, server, service, snapshot, vip};
+    use crate::snapshot::{PeerOrders, sample};
 
     use super::*;
 
@@ -1121,7 +1124,8 @@ mod tests {
             (address, why)
         };
         let mut odd = session(SessionState::Established);
-        odd.untold.extend((1..=5).map(|n| untold(n, Untold::Family)));
+        odd.untold
+            .extend((1..=5).map(|n| untold(n, Untold::Family)));
         odd.untold.extend([untold(9, Untold::NextHop)]);
         odd.over_maximum.insert(Family::Ipv6);
         check(
@@ -1151,7 +1155,9 @@ mod tests {
             local_pref: None,
             communities: BTreeSet::new(),
         };
-        other.foreign.insert(sample::ip("192.0.2.1"), foreign.into());
+        other
+            .foreign
+            .insert(sample::ip("192.0.2.1"), foreign.into());
         check(&peers([Some(other), established()]), &[]);
     }
 

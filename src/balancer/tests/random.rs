@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
+use crate::config::{Announce, Needs, WithdrawWhen};
 use crate::event::CheckId;
 use crate::service::{Family, Freshness, Note};
 use crate::snapshot::Refusal;
@@ -107,7 +108,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
-        3 => (0..11u8).prop_map(|variant| Step::Configured { variant }),
+        3 => (0..VARIANTS).prop_map(|variant| Step::Configured { variant }),
         1 => (0..20u8).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Stop),
     ]
@@ -125,6 +126,8 @@ fn address_number(i: u8) -> IpAddr {
     [10, 0, 0, i].into()
 }
 
+const VARIANTS: u8 = 20;
+
 fn variant(variant: u8) -> Config {
     let mut text = service("s0", "192.0.2.1", 80);
     let mut other = service("s1", "192.0.2.1", 443);
@@ -140,12 +143,38 @@ fn variant(variant: u8) -> Config {
         7 => return config([text, other, service("s2", "192.0.2.1", 8080)]),
         8 => other.key.port = 8080,
         9 => text.servers = Servers::File("/pools/elsewhere.json".into()),
-        _ => {
+        10 => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
         }
+        _ => {
+            let announce = Arc::new(announce(variant));
+            (text.announce, other.announce) = (announce.clone(), announce);
+            text.depool_guard = DepoolGuard::Off;
+        }
     }
     config([text, other])
+}
+
+fn announce(variant: u8) -> Announce {
+    let (withdraw_when, services, up_delay) = match variant {
+        11 => (WithdrawWhen::NotPooled, Needs::All, 5),
+        12 => (WithdrawWhen::NotPooled, Needs::Any, 5),
+        13 => (WithdrawWhen::Never, Needs::All, 2),
+        14 => (WithdrawWhen::Never, Needs::Any, 0),
+        15 => (WithdrawWhen::Failed, Needs::Any, 20),
+        16 => (WithdrawWhen::Failed, Needs::All, 0),
+        17 => (WithdrawWhen::Degraded, Needs::All, 5),
+        _ => (WithdrawWhen::Degraded, Needs::Any, 2),
+    };
+    Announce {
+        announce: variant < 19,
+        degraded: Arc::new(Policy::of_med(55)),
+        withdraw_when,
+        services,
+        up_delay: Duration::from_secs(up_delay),
+        ..Announce::default()
+    }
 }
 
 impl Story {
@@ -171,6 +200,28 @@ impl Story {
             freshness: list.freshness,
         };
         Some(self.list_event(service.as_str(), list))
+    }
+
+    /// All has come in that can, and all is well.
+    fn serve(&mut self) {
+        let services: Vec<ServiceName> = self.snapshot.services.keys().cloned().collect();
+        for service in &services {
+            let number = service
+                .as_str()
+                .strip_prefix('s')
+                .and_then(|n| n.parse().ok());
+            let service_number = number.expect("s0, s1, …");
+            self.step(&Step::Found {
+                service: service_number,
+                addresses: Vec::new(),
+            });
+            self.list(service.as_str(), servers(4));
+            for i in 1..=4 {
+                self.up(service.as_str(), &format!("10.0.0.{i}"));
+            }
+        }
+        self.step(&Step::Addresses { present: true });
+        self.apply();
     }
 
     fn step(&mut self, step: &Step) {
@@ -296,8 +347,6 @@ impl Story {
                     let mut services = config.services.iter();
                     services.any(|(name, new)| new.key == *key && same(name, *key))
                 });
-                self.kernel
-                    .retain(|key| config.services.values().any(|s| s.key == *key));
                 self.event(Event::Configured(Arc::new(config)));
             }
             Step::Pass { seconds } => {
@@ -318,16 +367,19 @@ proptest! {
     })]
 
     #[test]
-    fn the_invariants_hold_whatever_happens(first in 0..11u8, steps in prop::collection::vec(step(), 1..120)) {
-        let mut story = Story::new(variant(first));
-        let start = story.now;
-        for step in &steps {
-            story.step(step);
-        }
-        let mut again = Story::at(start, variant(first));
-        for step in &steps {
-            again.step(step);
-        }
+    fn the_invariants_hold_whatever_happens(first in 0..VARIANTS, well in any::<bool>(), steps in prop::collection::vec(step(), 1..120)) {
+        let run = |mut story: Story| {
+            if well {
+                story.serve();
+            }
+            for step in &steps {
+                story.step(step);
+            }
+            story
+        };
+        let story = Story::new(variant(first));
+        let again = Story::at(story.now, variant(first));
+        let (story, again) = (run(story), run(again));
         // The checks' numbers, the pools, the addresses, the reasons: all the same.
         prop_assert_eq!(format!("{:?}", story.snapshot), format!("{:?}", again.snapshot));
     }
@@ -339,15 +391,7 @@ proptest! {
         for step in steps.iter().filter(|step| !matches!(step, Step::Stop | Step::Configured { .. })) {
             story.step(step);
         }
-        for service in 0..2 {
-            story.step(&Step::Found { service, addresses: Vec::new() });
-            story.list(&format!("s{service}"), servers(4));
-            for i in 1..=4 {
-                story.up(&format!("s{service}"), &format!("10.0.0.{i}"));
-            }
-        }
-        story.step(&Step::Addresses { present: true });
-        story.apply();
+        story.serve();
         for service in story.snapshot.services.values() {
             prop_assert_eq!(service.destinations.as_ref().map(|d| d.len()), Some(4));
         }

@@ -691,7 +691,7 @@ fn a_service_that_moves_to_another_port_starts_anew() {
 }
 
 /// Announced, its servers up, and told to the peers.
-fn announced(services: impl IntoIterator<Item = Service>) -> Story {
+pub(super) fn announced(services: impl IntoIterator<Item = Service>) -> Story {
     let mut story = Story::started(config(services));
     let names: Vec<String> = (story.snapshot.services.keys())
         .map(|name| name.as_str().to_owned())

@@ -84,9 +84,9 @@ fn peers(snapshot: &Snapshot) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What balancers that stand in for each other have in common, hashed: all of `[service.NAME]` but the MED, and
-/// where in etcd the pools are. Not what differs from host to host by right: state directory, API, `[bgp]`,
-/// MED (it makes one the primary), etcd's endpoints and credentials. SHA-256 of its JSON, so that it is the
+/// What balancers that stand in for each other have in common, hashed: all of `[service.NAME]` but how good its
+/// route is, and where in etcd the pools are. Not what differs from host to host by right: state directory, API,
+/// `[bgp]`, MED, LOCAL_PREF and prepending (one of them makes the primary), etcd's endpoints and credentials. SHA-256 of its JSON, so that it is the
 /// same in each process; a release that adds a setting changes it.
 pub(super) fn hash(config: &Config) -> String {
     #[derive(Serialize)]
@@ -94,10 +94,11 @@ pub(super) fn hash(config: &Config) -> String {
         pools: Option<(&'a str, EtcdApi)>,
         services: BTreeMap<&'a ServiceName, config::Service>,
     }
-    let without_med = |service: &config::Service| {
+    let without_rank = |service: &config::Service| {
         let mut service = service.clone();
         let announce = Arc::make_mut(&mut service.announce);
-        Arc::make_mut(&mut announce.policy).med = None;
+        let policy = Arc::make_mut(&mut announce.policy);
+        (policy.med, policy.local_pref, policy.prepend) = (None, None, None);
         service
     };
     let etcd = config.etcd.as_ref();
@@ -105,7 +106,7 @@ pub(super) fn hash(config: &Config) -> String {
     let shared = Shared {
         pools: etcd.map(|etcd| (&*etcd.prefix, etcd.api)),
         services: services
-            .map(|(name, service)| (name, without_med(service)))
+            .map(|(name, service)| (name, without_rank(service)))
             .collect(),
     };
     let json = super::json(&shared);
@@ -176,7 +177,11 @@ mod tests {
             }
         };
         web(&mut other, |service| {
-            Arc::make_mut(&mut service.announce).policy = Arc::new(Policy::of_med(100))
+            Arc::make_mut(&mut service.announce).policy = Arc::new(Policy {
+                local_pref: Some(200),
+                prepend: Some(2),
+                ..Policy::of_med(100)
+            });
         });
         assert_eq!(hash(&other), same);
         web(&mut other, |service| {
