@@ -332,7 +332,8 @@ fn an_address_stays_announced_while_its_services_change() {
     lab.configure(&[&bgp(&[2]), &two, &one]);
     lab.reload(&daemon);
     lab.expect_pool("one", &[("127.0.1.1", UP)]);
-    router.expect(&[route("192.0.2.1/32", 0)]);
+    // The one of its services that has nobody up demotes it.
+    router.expect(&[route("192.0.2.1/32", 1000)]);
     let log = router.log();
     assert!(
         !log.contains("removed"),

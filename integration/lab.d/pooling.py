@@ -82,6 +82,9 @@ def threshold_holds(stage):
         noticed_down(stage, web)
         stays("web2 and web3 in IPVS", lambda: stage.first.has_pooled(held), HELD_FOR, stage.first.table, pause=0.1)
         stage.report.note(f"{web.name} killed: web2 and web3 stay in IPVS")
+    # No balancer reaches anybody, so both say so, and the route stays where it is best.
+    wait_for("both balancers' routes demoted", lambda: router.demoted() == router.announced(), 5, router.routes)
+    stage.route_moves_to(stage.first, begun, 20)
     stage.show(stage.first)
     stage.report.show(stage.first.name, "curl :9090/alerts", stage.first.api("/alerts"))
     # Nobody answers once all three are dead: the gap is as long as the step.
@@ -105,6 +108,8 @@ def servers_back(stage):
     for balancer in stage.balancers:
         stage.all_pooled(balancer, 30)
     stage.report.note(f"all pooled after {duration(time.monotonic() - begun)}")
+    wait_for("no route demoted", lambda: router.demoted() == {}, 5, router.routes)
+    stage.route_moves_to(stage.first, begun, 30)
     window = stage.answers(100, servers=ALL)
     stage.show(stage.first)
     stage.report.show("client", "client.py", str(window))

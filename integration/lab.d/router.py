@@ -56,6 +56,18 @@ def announced():
     return parse(routes())
 
 
+def demoted():
+    """{prefix: the balancers whose route has the community GRACEFUL_SHUTDOWN}"""
+    found, prefix, name = {}, None, None
+    for line in birdc("show", "route", "all").splitlines():
+        if " unicast [" in line:
+            prefix = prefix if line.startswith(" ") else line.split()[0]
+            name = line.split(" unicast [")[1].split()[0]
+        elif "BGP.community:" in line and "(65535,0)" in line:
+            found.setdefault(prefix, set()).add(name)
+    return found
+
+
 def parse(text):
     found, prefix = {}, None
     for line in text.splitlines():

@@ -61,7 +61,7 @@ fn level(story: &Story, vip: &Vip, announce: &Announce) -> Level {
     let able = |name: &&ServiceName| able(story, name, announce);
     let condition = |name: &ServiceName| story.snapshot.services[name].condition;
     let condition = match announce.services {
-        Needs::All if !counted.iter().all(|name| able(name)) => None,
+        Needs::All if !counted.iter().all(&able) => None,
         Needs::All => counted.into_iter().map(condition).max(),
         // Of all of them: one that is new and able is not new any more.
         Needs::Any => vip.services.iter().filter(able).map(condition).min(),
