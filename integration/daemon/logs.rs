@@ -60,7 +60,8 @@ fn a_pipe_that_nobody_reads() {
     let mut config = fs::File::options().append(true).open(lab.config()).unwrap();
     config.write_all(noise.to_string().as_bytes()).unwrap();
     let (mut daemon, mut reader) = into_pipe(&lab);
-    router.expect(&[route("192.0.2.1/32", 0), route("192.0.2.2/32", 0)]);
+    // Of the noisy one nobody is up.
+    router.expect(&[route("192.0.2.1/32", 0), route("192.0.2.2/32", 1000)]);
     let session = router.session();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(10) {
