@@ -5,7 +5,8 @@ pub mod session;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -175,10 +176,105 @@ impl fmt::Display for Community {
                 None => write!(f, "{}:{}", value >> 16, value & 0xffff),
             },
             Community::Large(global, one, two) => write!(f, "{global}:{one}:{two}"),
-            Community::Extended(bytes) => write!(f, "ext:{:#018x}", u64::from_be_bytes(*bytes)),
+            Community::Extended(bytes) => extended(f, *bytes),
         }
     }
 }
+
+/// By its kind if that says all of it, in digits if not: a small AS in the form for large ones, say.
+fn extended(f: &mut fmt::Formatter<'_>, bytes: [u8; 8]) -> fmt::Result {
+    let [kind, subtype, a, b, c, d, e, g] = bytes;
+    let name = KINDS.iter().find(|(_, of)| *of == subtype);
+    let (four, two) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, g]));
+    match (name, kind) {
+        (Some((name, _)), TWO_OCTET_AS) => {
+            let (number, value) = (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, g]));
+            write!(f, "{name}:{number}:{value}")
+        }
+        (Some((name, _)), IPV4) => write!(f, "{name}:{}:{two}", Ipv4Addr::from(four)),
+        (Some((name, _)), FOUR_OCTET_AS) if four > u16::MAX.into() => {
+            write!(f, "{name}:{four}:{two}")
+        }
+        _ => write!(f, "ext:{:#018x}", u64::from_be_bytes(bytes)),
+    }
+}
+
+/// Why a text is no community; how one is written stands at [`Community`]'s `Display`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a community")]
+pub struct NotACommunity;
+
+impl FromStr for Community {
+    type Err = NotACommunity;
+    fn from_str(text: &str) -> Result<Community, NotACommunity> {
+        let well_known = WELL_KNOWN.iter().find(|(name, _)| *name == text);
+        if let Some((_, value)) = well_known {
+            return Ok(Community::Standard(*value));
+        }
+        let parts: Vec<&str> = text.split(':').collect();
+        let kind = |name: &str| KINDS.iter().find(|(kind, _)| *kind == name);
+        let found = match parts[..] {
+            ["ext", digits] => in_full(digits),
+            [one, two] => standard(one, two),
+            [name, who, value] => match kind(name) {
+                Some((_, subtype)) => of_kind(*subtype, who, value),
+                None => large(name, who, value),
+            },
+            _ => None,
+        };
+        found.ok_or(NotACommunity)
+    }
+}
+
+fn standard(one: &str, two: &str) -> Option<Community> {
+    let [one, two] = [decimal::<u16>(one)?, decimal(two)?].map(u32::from);
+    Some(Community::Standard(one << 16 | two))
+}
+
+fn large(one: &str, two: &str, three: &str) -> Option<Community> {
+    Some(Community::Large(
+        decimal(one)?,
+        decimal(two)?,
+        decimal(three)?,
+    ))
+}
+
+fn in_full(digits: &str) -> Option<Community> {
+    let digits = digits.strip_prefix("0x")?;
+    let good = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = u64::from_str_radix(digits, 16).ok().filter(|_| good)?;
+    Some(Community::Extended(value.to_be_bytes()))
+}
+
+fn of_kind(subtype: u8, who: &str, value: &str) -> Option<Community> {
+    let (kind, value) = if let Ok(address) = who.parse::<Ipv4Addr>() {
+        let value = u64::from(decimal::<u16>(value)?);
+        (IPV4, u64::from(u32::from(address)) << 16 | value)
+    } else if let Some(number) = decimal::<u16>(who) {
+        let value = u64::from(decimal::<u32>(value)?);
+        (TWO_OCTET_AS, u64::from(number) << 32 | value)
+    } else {
+        let (number, value) = (decimal::<u32>(who)?, decimal::<u16>(value)?);
+        (FOUR_OCTET_AS, u64::from(number) << 16 | u64::from(value))
+    };
+    let mut bytes = value.to_be_bytes();
+    bytes[..2].copy_from_slice(&[kind, subtype]);
+    Some(Community::Extended(bytes))
+}
+
+/// Digits alone: Rust itself would take a sign, too.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let good = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| good)
+}
+
+/// The types of extended communities whose value names an AS or an address (RFC 4360 section 3, RFC 5668).
+const TWO_OCTET_AS: u8 = 0x00;
+const IPV4: u8 = 0x01;
+const FOUR_OCTET_AS: u8 = 0x02;
+
+/// Route target and route origin (RFC 4360 sections 4 and 5), by their subtypes.
+const KINDS: &[(&str, u8)] = &[("rt", 0x02), ("soo", 0x03)];
 
 impl Serialize for Community {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -199,3 +295,90 @@ pub const WELL_KNOWN: &[(&str, u32)] = &[
     ("no-export-subconfed", 0xffff_ff03),
     ("no-peer", 0xffff_ff04),
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn communities_as_written() {
+        let extended = |value: u64| Community::Extended(value.to_be_bytes());
+        for (text, community) in [
+            ("64600:100", Community::Standard(0xfc58_0064)),
+            ("0:0", Community::Standard(0)),
+            ("graceful-shutdown", GRACEFUL_SHUTDOWN),
+            ("no-export", Community::Standard(0xffff_ff01)),
+            (
+                "4200000001:1:4294967295",
+                Community::Large(4_200_000_001, 1, u32::MAX),
+            ),
+            ("rt:64600:100", extended(0x0002_fc58_0000_0064)),
+            ("soo:64600:4294967295", extended(0x0003_fc58_ffff_ffff)),
+            ("rt:4200000001:1", extended(0x0202_fa56_ea01_0001)),
+            ("rt:10.0.0.1:1", extended(0x0102_0a00_0001_0001)),
+            ("ext:0x4302000000000001", extended(0x4302_0000_0000_0001)),
+            // An AS of two octets in the form for four: `rt:64600:100` is another community.
+            ("ext:0x02020000fc580064", extended(0x0202_0000_fc58_0064)),
+        ] {
+            assert_eq!(text.parse(), Ok(community), "{text}");
+            assert_eq!(community.to_string(), text);
+        }
+        // Written otherwise, and the same.
+        assert_eq!("65535:666".parse(), "blackhole".parse::<Community>());
+        assert_eq!(
+            "ext:0x0002FC5800000064".parse(),
+            "rt:64600:100".parse::<Community>()
+        );
+    }
+
+    #[test]
+    fn no_communities() {
+        for text in [
+            "",
+            "1",
+            ":",
+            "1:",
+            "+1:1",
+            "65536:1",
+            "1:65536",
+            "1:2:3:4",
+            "4294967296:1:1",
+            "No-Export",
+            "rt:1",
+            "rt:4200000001:65536",
+            "rt:10.0.0.1:65536",
+            "rt:10.0.0.256:1",
+            "RT:1:1",
+            "ext:0002fc5800000064",
+            "ext:0x2fc5800000064",
+            "ext:0x+002fc5800000064",
+        ] {
+            assert_eq!(text.parse::<Community>(), Err(NotACommunity), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(kind in 0_u8..4, subtype in 0_u8..5, value: [u8; 6], large: (u32, u32, u32), standard: u32) {
+            let [a, b, c, d, e, f] = value;
+            for community in [
+                Community::Extended([kind, subtype, a, b, c, d, e, f]),
+                Community::Extended([kind, subtype, 0, 0, c, d, e, f]),
+                Community::Large(large.0, large.1, large.2),
+                Community::Standard(standard),
+                Community::Standard(0xffff_0000 | standard & 7),
+            ] {
+                prop_assert_eq!(community.to_string().parse(), Ok(community));
+            }
+        }
+
+        #[test]
+        fn any_text_is_survived(text in "(rt|soo|ext|:|0x|[0-9.]{1,11}|\\PC){0,8}") {
+            if let Ok(community) = text.parse::<Community>() {
+                prop_assert_eq!(community.to_string().parse(), Ok(community));
+            }
+        }
+    }
+}
