@@ -1,11 +1,12 @@
 //! The configuration reader from outside: each rule with its message, the example that ships, and texts
 //! that are anything but a configuration.
 
+#[path = "config/bgp.rs"]
+mod bgp;
 #[path = "config/etcd.rs"]
 mod etcd;
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,11 +24,6 @@ port = 80
 protocol = "tcp"
 scheduler = "wrr"
 servers = "file:///web.json"
-"#;
-
-const PEER: &str = r#"[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
 "#;
 
 fn example_path() -> PathBuf {
@@ -250,32 +246,6 @@ fn unknown_keys() {
         (
             r#""a\nb" = 1"#,
             r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, bgp"#,
-        ),
-    ]);
-}
-
-#[test]
-fn announcements() {
-    check_all(&[
-        (
-            "bgp = true",
-            "7: service.web.bgp: expected a table, found true; write [service.web.bgp]",
-        ),
-        (
-            "bgp.announce = 1",
-            "7: service.web.bgp.announce: expected true or false, found the integer 1; write true or false",
-        ),
-        (
-            "bgp.med = -1",
-            "7: service.web.bgp.med: the integer -1 is out of range; write 0 to 4294967295",
-        ),
-        (
-            "bgp.med = 4294967296",
-            "7: service.web.bgp.med: the integer 4294967296 is out of range; write 0 to 4294967295",
-        ),
-        (
-            "bgp.mde = 1",
-            r#"7: service.web.bgp.mde: unknown key "mde"; did you mean "med"?"#,
         ),
     ]);
 }
@@ -628,163 +598,6 @@ listen=["127.0.0.1", "[::1]:0", 3, "[::1]:1", "[::1]:1"]"#,
 }
 
 #[test]
-fn bgp() {
-    // Each with a good service after it.
-    let rules = [
-        (
-            r#"[bgp]
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            r#"1: bgp.local-as: missing; write the number of our own AS
-1: bgp.router-id: missing; write an IPv4 address of this host, in quotes
-1: bgp.next-hop-ipv4: missing, but service.web (line 5) announces an IPv4 address; write next-hop-ipv4 = "192.0.2.1", say"#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-next-hop-ipv4 = "10.0.0.1"
-"#,
-            "1: bgp.peer: missing; write [[bgp.peer]] for each router, or leave out [bgp]",
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-next-hop-ipv4 = "10.0.0.1"
-peer = []
-"#,
-            "5: bgp.peer: no peer; write [[bgp.peer]] for each router, or leave out [bgp]",
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            "9: bgp.peer[1].address: 10.0.0.2 is a peer already, on line 6; leave one of them out",
-        ),
-        (
-            r#"[bgp]
-local-as = 0
-router-id = "10.0.0.1"
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            "2: bgp.local-as: the integer 0 is out of range; write 1 to 4294967295",
-        ),
-        (
-            r#"[bgp]
-local-as = 0
-router-id = "0.0.0.0"
-next-hop-ipv4 = "::2"
-next-hop-ipv6="::1"
-hold-time="0s"
-[[bgp.peer]]
-address="x"
-peer-as=23456
-port=0
-"#,
-            r#"2: bgp.local-as: the integer 0 is out of range; write 1 to 4294967295
-3: bgp.router-id: 0.0.0.0 is no router id; write one of the host's IPv4 addresses
-4: bgp.next-hop-ipv4: ::2 is an IPv6 address; write an IPv4 one, like "192.0.2.11"
-5: bgp.next-hop-ipv6: ::1 is a loopback address; write one that other hosts can reach
-6: bgp.hold-time: "0s" is out of range; write 3s to 18h 12m 15s
-8: bgp.peer[0].address: "x" is not an IP address; write one like "192.0.2.11" or "2001:db8::11"
-9: bgp.peer[0].peer-as: 23456 is AS_TRANS, which is no one's; write the AS's own number
-10: bgp.peer[0].port: the integer 0 is out of range; write 1 to 65535"#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-hold-time = "65536s"
-med = 4294967296
-listen = ["10.0.0.1"]
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            r#"4: bgp.hold-time: "65536s" is out of range; write 3s to 18h 12m 15s
-5: bgp.med: the integer 4294967296 is out of range; write 0 to 4294967295
-6: bgp.listen[0]: "10.0.0.1" is not an address and port; write one like "127.0.0.1:9090" or "[::1]:9090""#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-hold-time = "30.5s"
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            r#"4: bgp.hold-time: "30.5s" is not in whole seconds; write "30s", say"#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-hold-time = 30
-listen = []
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            r#"4: bgp.hold-time: expected a duration, found the integer 30; write "30s" if seconds are meant"#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-"#,
-            r#"1: bgp.next-hop-ipv4: missing, but service.web (line 7) announces an IPv4 address; write next-hop-ipv4 = "192.0.2.1", say"#,
-        ),
-        (
-            r#"[bgp]
-local-as = 64600
-router-id = "10.0.0.1"
-next-hop-ipv4 = "10.0.0.1"
-[[bgp.peer]]
-address = "10.0.0.2"
-peer-as = 14907
-[service.six]
-address = "2001:db8::1"
-port = 80
-protocol = "tcp"
-scheduler = "wrr"
-servers = "file:///web.json"
-"#,
-            r#"1: bgp.next-hop-ipv6: missing, but service.six (line 8) announces an IPv6 address; write next-hop-ipv6 = "2001:db8::1", say"#,
-        ),
-    ];
-    for (lines, expected) in rules {
-        check(&format!("{lines}{WEB}"), expected);
-    }
-    // No next hop is needed for what is not announced.
-    let quiet = format!("{WEB}bgp.announce = false\n");
-    check(
-        &format!("[bgp]\nlocal-as = 1\nrouter-id = \"10.0.0.1\"\n{PEER}{quiet}"),
-        "",
-    );
-}
-
-#[test]
 fn services_that_disagree() {
     check(
         r#"[service.a]
@@ -839,8 +652,8 @@ scheduler = "wrr"
 servers = "file:///a.json"
 bgp = { announce = false, med = 3 }
 "#,
-        "7: service.a.bgp.announce: false here, but true for service.b (line 1), of the same address 192.0.2.1; write the same for both
-7: service.a.bgp.med: 3 here, but 0 for service.b (line 1), of the same address 192.0.2.1; write the same for both",
+        "13: service.a.bgp.announce: false here, but true for service.b (line 1), of the same address 192.0.2.1; write the same for both
+13: service.a.bgp.med: 3 here, but 0 for service.b (line 1), of the same address 192.0.2.1; write the same for both",
     );
     check(
         r#"[bgp]
@@ -883,7 +696,7 @@ scheduler = "wrr"
 servers = "file:///b.json"
 bgp.med = 2
 "#,
-        "8: service.b.bgp.med: 2 here, but 1 for service.a (line 1), of the same address 192.0.2.1; write the same for both",
+        "14: service.b.bgp.med: 2 here, but 1 for service.a (line 1), of the same address 192.0.2.1; write the same for both",
     );
     check(
         r#"[service.a]
@@ -1000,34 +813,6 @@ fn defaults() {
             .collect::<Vec<_>>(),
         expected
     );
-}
-
-#[test]
-fn defaults_of_bgp() {
-    let text = format!(
-        "[bgp]\nlocal-as = 4200000000\nrouter-id = \"10.0.0.1\"\nnext-hop-ipv4 = \"10.0.0.1\"\n{PEER}{WEB}"
-    );
-    let bgp = Config::parse(&text, "FILE").unwrap().bgp.unwrap();
-    assert_eq!(
-        (bgp.local_as, bgp.policy.med),
-        (4_200_000_000, Some(Med::Set(0)))
-    );
-    assert_eq!(
-        bgp.listen,
-        ["0.0.0.0:179".parse().unwrap(), "[::]:179".parse().unwrap()]
-    );
-    let peers: Vec<_> = bgp
-        .peers
-        .values()
-        .map(|peer| (peer.peer_as, peer.port, peer.hold_time))
-        .collect();
-    assert_eq!(peers, [(14907, 179, Duration::from_secs(30))]);
-    let next_hops = bgp
-        .peers
-        .values()
-        .map(|peer| (peer.next_hop_ipv4, peer.next_hop_ipv6));
-    let ours = Ipv4Addr::new(10, 0, 0, 1);
-    assert_eq!(next_hops.collect::<Vec<_>>(), [(Some(ours), None)]);
 }
 
 #[test]
@@ -1180,7 +965,7 @@ proptest! {
 
     /// Text out of TOML's own signs gets further than bytes do.
     #[test]
-    fn any_toml_like_text_is_survived(text in "([\\[\\]{}=.,\"'#\n \\\\]|service|bgp|peer|monitor|web|1|true|x){0,60}") {
+    fn any_toml_like_text_is_survived(text in "([\\[\\]{}=.,\"'#\n \\\\]|service|bgp|peer|defaults|condition|failed|communities|med|allow|address|interface|monitor|web|1|true|x){0,60}") {
         let _ = Config::parse(&text, "FILE").map_err(|mistakes| mistakes.to_string());
     }
 

@@ -2,6 +2,7 @@
 //! Mistakes are collected, all of a file at once, each with its line, its key and what would be right.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,6 +130,16 @@ pub struct Peer {
     pub maximum_announced: Option<u32>,
     /// Over `[bgp]`'s, below a service's.
     pub policy: Arc<Policy>,
+}
+
+impl Peer {
+    /// Whether the peer is told of an address that is announced.
+    pub fn is_told(&self, address: IpAddr, announce: &Announce) -> bool {
+        let to = announce.to.as_deref();
+        announce.announce
+            && self.families.contains(&Family::of(address))
+            && to.is_none_or(|to| !to.is_disjoint(&self.groups))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -327,6 +338,28 @@ pub enum Needs {
     All,
     /// As good as its best service.
     Any,
+}
+
+/// As in the file.
+impl fmt::Display for WithdrawWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WithdrawWhen::Degraded => "degraded",
+            WithdrawWhen::Failed => "failed",
+            WithdrawWhen::NotPooled => "not-pooled",
+            WithdrawWhen::Never => "never",
+        })
+    }
+}
+
+/// As in the file.
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Needs::All => "all",
+            Needs::Any => "any",
+        })
+    }
 }
 
 /// `[[service.NAME.monitor]]`

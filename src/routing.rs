@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::service::Family;
+
 /// What a peer is called: in the configuration, the API, events and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerId {
@@ -56,6 +58,16 @@ impl fmt::Display for PeerId {
     }
 }
 
+impl PeerId {
+    /// The family of the session's own connection.
+    pub fn family(&self) -> Family {
+        match self {
+            PeerId::Address(address) => Family::of(*address),
+            PeerId::LinkLocal(..) | PeerId::Interface(_) => Family::Ipv6,
+        }
+    }
+}
+
 impl Serialize for PeerId {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
@@ -76,6 +88,16 @@ pub enum Origin {
     Igp,
     Egp,
     Incomplete,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Igp => "igp",
+            Origin::Egp => "egp",
+            Origin::Incomplete => "incomplete",
+        })
+    }
 }
 
 /// A tag on a route. How each is written stands at its `Display`.
@@ -284,6 +306,9 @@ impl Serialize for Community {
 
 /// RFC 8326.
 pub const GRACEFUL_SHUTDOWN: Community = Community::Standard(0xffff_0000);
+
+/// RFC 7999.
+pub const BLACKHOLE: Community = Community::Standard(0xffff_029a);
 
 /// IANA, BGP Well-known Communities.
 pub const WELL_KNOWN: &[(&str, u32)] = &[

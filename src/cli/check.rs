@@ -1,5 +1,6 @@
 //! `plimsoll check -c FILE`: reads a configuration and says what is in it. Touches nothing else.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,7 +8,9 @@ use std::process::ExitCode;
 
 use super::exit;
 
-use crate::config::{Bgp, Config, Etcd, EtcdApi, Mistakes, Servers, Service};
+use crate::config::{
+    Authentication, Bgp, Config, Etcd, EtcdApi, Mistakes, Peer, Servers, Service, Ttl,
+};
 use crate::routing::Attributes;
 
 /// Why there is no summary.
@@ -67,23 +70,12 @@ fn summary(config: &Config, path: &Path, out: &mut impl Write) -> io::Result<()>
     }
     match &config.bgp {
         None => writeln!(out, "bgp: none, nothing is announced")?,
-        Some(bgp) => peers_of(bgp, out)?,
+        Some(bgp) => peers_of(config, bgp, out)?,
     }
-    let listen: Vec<_> = config
-        .api
-        .listen
-        .iter()
-        .map(|address| address.to_string())
-        .collect();
-    writeln!(
-        out,
-        "api: {}",
-        if listen.is_empty() {
-            "none".to_owned()
-        } else {
-            listen.join(", ")
-        }
-    )?;
+    match config.api.listen.len() {
+        0 => writeln!(out, "api: none")?,
+        _ => writeln!(out, "api: {}", listed(&config.api.listen))?,
+    }
     out.flush()
 }
 
@@ -106,16 +98,82 @@ fn etcd_of(etcd: &Etcd, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn peers_of(bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "bgp: AS {}, router id {}", bgp.local_as, bgp.router_id)?;
+fn peers_of(config: &Config, bgp: &Bgp, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "bgp: AS {}, router id {}", bgp.local_as, bgp.router_id)?;
+    match bgp.listen.len() {
+        0 => writeln!(out, ", does not listen")?,
+        _ => writeln!(out, ", listens on {}", listed(&bgp.listen))?,
+    }
     for peer in bgp.peers.values() {
-        writeln!(
-            out,
-            "peer {}: AS {}, port {}",
-            peer.id, peer.peer_as, peer.port
-        )?;
+        let mut told = BTreeSet::new();
+        for service in config.services.values() {
+            let address = service.key.address;
+            if peer.is_told(address, &service.announce) {
+                told.insert(address);
+            }
+        }
+        let facts = [session_of(peer, bgp.local_as), limits_of(peer, told.len())].concat();
+        writeln!(out, "peer {}: {}", peer.id, facts.join(", "))?;
     }
     Ok(())
+}
+
+/// Who the peer is and how it is connected to.
+fn session_of(peer: &Peer, local_as: u32) -> Vec<String> {
+    let internal = if peer.peer_as == local_as {
+        " (internal)"
+    } else {
+        ""
+    };
+    let mut facts = vec![format!("AS {}{internal}", peer.peer_as)];
+    if !peer.enabled {
+        facts.push("disabled".to_owned());
+    }
+    facts.push(match peer.passive {
+        true => "passive".to_owned(),
+        false => format!("port {}", peer.port),
+    });
+    if let Some(address) = peer.local_address {
+        facts.push(format!("from {address}"));
+    }
+    facts.push(format!(
+        "hold time {}",
+        humantime::format_duration(peer.hold_time)
+    ));
+    match peer.ttl {
+        Ttl::Default => {}
+        Ttl::Multihop(hops) => facts.push(format!("multihop {hops}")),
+        Ttl::Security(hops) => facts.push(format!("TTL security {hops}")),
+    }
+    match &peer.authentication {
+        None => {}
+        Some(Authentication::Md5(_)) => facts.push("TCP MD5".to_owned()),
+        Some(Authentication::Ao(_)) => facts.push("TCP-AO".to_owned()),
+    }
+    facts
+}
+
+/// What the peer is told, and what it may be told.
+fn limits_of(peer: &Peer, told: usize) -> Vec<String> {
+    let mut facts = vec![listed(&peer.families)];
+    if !peer.groups.is_empty() {
+        facts.push(format!("in {}", listed(&peer.groups)));
+    }
+    let addresses = if told == 1 { "address" } else { "addresses" };
+    let most = peer
+        .maximum_announced
+        .map_or(String::new(), |most| format!(" of {most} at most"));
+    let within = peer
+        .allow
+        .as_ref()
+        .map_or(String::new(), |allow| format!(" within {}", listed(allow)));
+    facts.push(format!("told {told} {addresses}{most}{within}"));
+    facts
+}
+
+fn listed<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(", ")
 }
 
 /// One line on a service.
@@ -142,11 +200,16 @@ impl Display for Summary<'_> {
         }
         match bgp {
             Some(bgp) if service.announce.announce => {
-                write!(
-                    f,
-                    ", announced with MED {}",
-                    Attributes::of([&*bgp.policy, &service.announce.policy]).med
-                )
+                let announce = &service.announce;
+                let attributes = Attributes::of([&*bgp.policy, &announce.policy]);
+                write!(f, ", announced with MED {}", attributes.med)?;
+                if !attributes.communities.is_empty() {
+                    write!(f, " and {}", listed(&attributes.communities))?;
+                }
+                if let Some(to) = &announce.to {
+                    write!(f, " to {}", listed(&**to))?;
+                }
+                write!(f, ", withdraw-when {}", announce.withdraw_when)
             }
             Some(_) | None => f.write_str(", not announced"),
         }
@@ -171,12 +234,14 @@ mod tests {
     #[test]
     fn says_what_it_found() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/plimsoll.toml");
-        let expected = "good: 2 services, 1 BGP peer
-service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, no monitor, announced with MED 0
-service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, announced with MED 10
+        let expected = "good: 2 services, 3 BGP peers
+service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, no monitor, announced with MED 0 and 64600:100, 4200000001:1:2, rt:64600:100, withdraw-when not-pooled
+service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, announced with MED 10 and 64600:80, 64600:100, 4200000001:1:2, rt:64600:100 to core, withdraw-when never
 etcd: /conftool/v1/pools by API v3 at https://etcd1.example.com:2379, https://etcd2.example.com:2379, https://etcd3.example.com:2379, as plimsoll
-bgp: AS 64600, router id 10.64.0.11
-peer 10.64.0.1: AS 14907, port 179
+bgp: AS 64600, router id 10.64.0.11, listens on 0.0.0.0:179, [::]:179
+peer 10.64.0.1: AS 14907, port 179, from 10.64.0.11, hold time 30s, TTL security 1, IPv4, IPv6, in core, told 2 addresses of 100 at most within 192.0.2.0/24, 2001:db8::/48
+peer 2001:db8:1::1: AS 14907, passive, hold time 1m 30s, multihop 2, IPv4, IPv6, in edge, told 1 address
+peer eth1: AS 14907, port 179, hold time 30s, IPv4, IPv6, in core, told 2 addresses
 api: 127.0.0.1:9090, [::1]:9090
 ";
         assert_eq!(

@@ -14,7 +14,6 @@ use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
 use super::{Api, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
-use crate::routing::Attributes;
 
 const KEYS: &[Key] = &[
     key("daemon"),
@@ -131,24 +130,22 @@ fn config(root: &Table<'_>) -> Option<Config> {
     root.note_unknown_keys(KEYS);
     let daemon = daemon(section(root, "daemon", DAEMON_KEYS).as_ref());
     let api = api(section(root, "api", API_KEYS).as_ref());
-    let bgp_section = section(root, "bgp", bgp::KEYS);
-    let bgp = bgp_section.as_ref().map(bgp::bgp);
+    let bgp = section(root, "bgp", bgp::KEYS).map(bgp::bgp);
     let etcd_section = section(root, "etcd", etcd::KEYS);
     let etcd = etcd_section.as_ref().map(etcd::etcd);
-    let drafts = services(root);
-    let default_med = bgp
-        .iter()
-        .flatten()
-        .next()
-        .map_or(0, |bgp| Attributes::of([&*bgp.policy]).med);
-    agreement::check(&drafts, bgp_section.as_ref(), default_med);
-    let bgp = match bgp {
-        None => None,
-        Some(bgp) => Some(bgp?),
-    };
+    let without = bgp::announce::Base::default();
+    let drafts = services(root, bgp.as_ref().map_or(&without, |bgp| &bgp.base));
+    agreement::check(&drafts, bgp.as_ref());
+    if let Some(bgp) = &bgp {
+        bgp::reach::check(&drafts, bgp);
+    }
     if root.get("etcd").is_none() && root.place.is_toml() {
         agreement::no_etcd(&drafts);
     }
+    let bgp = match bgp {
+        None => None,
+        Some(bgp) => Some(bgp.finish()?),
+    };
     let etcd = match etcd {
         None => None,
         Some(etcd) => Some(etcd?),
@@ -199,7 +196,7 @@ fn api(section: Option<&Table<'_>>) -> Option<Api> {
     })
 }
 
-fn services<'a>(root: &Table<'a>) -> Vec<Draft<'a>> {
+fn services<'a>(root: &Table<'a>, base: &bgp::announce::Base) -> Vec<Draft<'a>> {
     const RIGHT: &str = "[service.NAME] for each";
     let Some(node) = root.get("service") else {
         root.place
@@ -217,7 +214,7 @@ fn services<'a>(root: &Table<'a>) -> Vec<Draft<'a>> {
     }
     let draft = |(name, node): (&'a str, Node<'a>)| {
         let table = node.table(service::KEYS)?;
-        Some(service::service(name, &table))
+        Some(service::service(name, &table, base))
     };
     entries.into_iter().filter_map(draft).collect()
 }
@@ -240,21 +237,43 @@ mod tests {
         (".api", API_KEYS),
         (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
-        (".bgp.peer", bgp::PEER_KEYS),
+        (".bgp.condition", bgp::announce::CONDITION_KEYS),
+        (".bgp.condition.*", bgp::policy::KEYS),
+        (".bgp.peer", bgp::peer::KEYS),
+        (".bgp.peer.tcp-ao", bgp::authentication::AO_KEYS),
         (".service.*", service::KEYS),
-        (".service.*.bgp", service::BGP_KEYS),
+        (".service.*.bgp", bgp::announce::KEYS),
+        (".service.*.bgp.condition", bgp::announce::CONDITION_KEYS),
         (".service.*.server", server::KEYS),
         (".service.*.monitor", monitor::IDLE_CONNECTION_KEYS),
         (".service.*.monitor", monitor::PROXY_FETCH_KEYS),
     ];
 
-    /// Notes the path of each key below a value, those of list elements as if there were no list.
+    /// The example with the lines that are only in it to be shown: `#key = value`, without a blank. What they
+    /// name, key files say, is not there.
+    fn whole_example() -> Value {
+        let shown = |line: &str| {
+            let rest = line.strip_prefix('#').unwrap_or(line);
+            let key = rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+            (if key { rest } else { line }).to_owned()
+        };
+        let text: Vec<_> = EXAMPLE.lines().map(shown).collect();
+        Value::Table(text.join("\n").parse().unwrap())
+    }
+
+    /// Notes the path of each key below a value, those of list elements as if there were no list, and those of
+    /// `[bgp.defaults]` as peers'.
     fn paths(path: &str, value: &Value, found: &mut BTreeSet<String>) {
         if let Some(list) = value.as_array() {
             list.iter().for_each(|element| paths(path, element, found));
         }
-        for (key, value) in value.as_table().into_iter().flatten() {
-            let key = if path == ".service" { "*" } else { key };
+        for (name, value) in value.as_table().into_iter().flatten() {
+            let key = match path {
+                ".service" | ".bgp.condition" => "*",
+                ".bgp" if name == "defaults" => "peer",
+                _ => name,
+            };
+            found.insert(format!("{path}.{name}"));
             let path = format!("{path}.{key}");
             paths(&path, value, found);
             found.insert(path);
@@ -264,7 +283,7 @@ mod tests {
     #[test]
     fn the_example_has_every_key() {
         let mut found = BTreeSet::new();
-        paths("", &Value::Table(EXAMPLE.parse().unwrap()), &mut found);
+        paths("", &whole_example(), &mut found);
         for (section, keys) in SECTIONS {
             for key in *keys {
                 let path = format!("{section}.{}", key.name);

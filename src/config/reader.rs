@@ -58,6 +58,16 @@ impl<'a> Node<'a> {
         ));
     }
 
+    /// The text, if it is one; notes nothing.
+    pub(super) fn as_str(&self) -> Option<&'a str> {
+        self.value.as_str()
+    }
+
+    /// Whether it is true or false; notes nothing.
+    pub(super) fn as_bool(&self) -> Option<bool> {
+        self.value.as_bool()
+    }
+
     /// `example`: a good value, as the operator would write it.
     pub(super) fn string(&self, expected: &str, example: &str) -> Option<&'a str> {
         let text = self.value.as_str();
@@ -196,8 +206,16 @@ impl<'a> Node<'a> {
 
     /// A table whose keys are names of the operator's choice.
     pub(super) fn any_table(&self, right: &str) -> Option<Table<'a>> {
-        let DeValue::Table(entries) = self.value else {
+        let table = self.as_table();
+        if table.is_none() {
             self.wrong_type("a table", right);
+        }
+        table
+    }
+
+    /// The table, if it is one; notes nothing.
+    pub(super) fn as_table(&self) -> Option<Table<'a>> {
+        let DeValue::Table(entries) = self.value else {
             return None;
         };
         Some(Table {
@@ -221,6 +239,7 @@ impl<'a> Node<'a> {
 }
 
 /// A table and its place.
+#[derive(Clone)]
 pub(super) struct Table<'a> {
     pub(super) place: Place<'a>,
     entries: &'a DeTable<'a>,
@@ -258,6 +277,42 @@ impl<'a> Table<'a> {
         read: impl FnOnce(&Node<'a>) -> Option<T>,
     ) -> Option<Option<T>> {
         self.or(key, None, |node| read(node).map(Some))
+    }
+
+    /// Puts what `read` makes of a key's value in the place of what was there before, if the key is there.
+    /// `false`: the value is wrong, and this has been noted.
+    pub(super) fn put<T>(
+        &self,
+        key: &str,
+        to: &mut T,
+        read: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> bool {
+        match self.get(key).map(|node| read(&node)) {
+            None => true,
+            Some(None) => false,
+            Some(Some(value)) => {
+                *to = value;
+                true
+            }
+        }
+    }
+
+    /// The same where a key need not have been anywhere.
+    pub(super) fn put_some<T>(
+        &self,
+        key: &str,
+        to: &mut Option<T>,
+        read: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> bool {
+        self.put(key, to, |node| read(node).map(Some))
+    }
+
+    /// Where a key stands; the table's own line if it is not there.
+    pub(super) fn place_of(&self, key: &str) -> Place<'a> {
+        match self.get(key) {
+            Some(node) => node.place,
+            None => self.place.child(key, self.place.offset()),
+        }
     }
 
     /// What `read` makes of a key's value; notes it if the key is not there. `example`: a good line.

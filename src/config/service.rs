@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
 use super::{Announce, DepoolGuard, Service, Threshold, bgp, monitor, server, value};
-use crate::routing::Policy;
 use crate::service::{Family, Protocol, Scheduler, ServiceName, VirtualService};
 
 pub(super) const KEYS: &[Key] = &[
@@ -23,21 +22,42 @@ pub(super) const KEYS: &[Key] = &[
     key("bgp"),
 ];
 
-pub(super) const BGP_KEYS: &[Key] = &[was("announce", "bgp"), was("med", "bgp-med")];
-
 /// As much of a service as could be read.
 pub(super) struct Draft<'a> {
-    pub(super) place: Place<'a>,
+    pub(super) table: Table<'a>,
     pub(super) address: Option<IpAddr>,
     pub(super) key: Option<VirtualService>,
     pub(super) announce: Option<Arc<Announce>>,
-    /// Where `servers` stands.
-    pub(super) servers: Option<Place<'a>>,
     /// `None`: something was wrong, and has been noted.
     pub(super) service: Option<Service>,
 }
 
-pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
+impl<'a> Draft<'a> {
+    /// As messages name it.
+    pub(super) fn named(&self) -> String {
+        let place = &self.table.place;
+        format!("{} (line {})", place.path(), place.line())
+    }
+
+    /// Where a key of `[service.NAME.bgp]` stands, which may be one of a table in it: `condition.failed`. If it is
+    /// not there, on the line of the table that it would stand in.
+    pub(super) fn place_of_bgp(&self, path: &str) -> Place<'a> {
+        let mut table = Some(self.table.clone());
+        let mut place = self.table.place.clone();
+        for key in ["bgp"].into_iter().chain(path.split('.')) {
+            let node = table.and_then(|table| table.get(key));
+            place = match &node {
+                Some(node) => node.place().clone(),
+                None => place.child(key, place.offset()),
+            };
+            table = node.and_then(|node| node.as_table());
+        }
+        place
+    }
+}
+
+/// `base`: what is announced of an address of which the service says nothing.
+pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::Base) -> Draft<'a> {
     let good_name = match name.parse::<ServiceName>() {
         Ok(name) => Some(name),
         Err(error) => {
@@ -62,7 +82,10 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
     let monitors = table.or("monitor", Vec::new(), |node| {
         monitor::monitors(node, protocol)
     });
-    let announce = table.or("bgp", Announce::default(), announce).map(Arc::new);
+    let announce = table.or("bgp", base.announce.clone(), |node| {
+        bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base)
+    });
+    let announce = announce.map(Arc::new);
     let key = || {
         Some(VirtualService {
             protocol: protocol?,
@@ -86,11 +109,10 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>) -> Draft<'a> {
         })
     };
     Draft {
-        place: table.place.clone(),
+        table: table.clone(),
         address,
         key,
         announce,
-        servers: table.get("servers").map(|node| node.place().clone()),
         service: service(),
     }
 }
@@ -140,15 +162,4 @@ fn threshold(node: &Node<'_>) -> Option<Threshold> {
         ));
     }
     threshold
-}
-
-fn announce(node: &Node<'_>) -> Option<Announce> {
-    let table = node.table(BGP_KEYS)?;
-    let announce = table.or("announce", true, Node::boolean);
-    let med = table.optional("med", bgp::med);
-    Some(Announce {
-        announce: announce?,
-        policy: Arc::new(med?.map(Policy::of_med).unwrap_or_default()),
-        ..Announce::default()
-    })
 }

@@ -1,8 +1,10 @@
 //! What a single value may be: durations, addresses, AS numbers, paths. Knows no key.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Node;
@@ -65,15 +67,25 @@ pub(super) fn duration(node: &Node<'_>, allowed: &Durations) -> Option<Duration>
 
 /// An address that packets can be sent to without more being said (no scope), loopback included.
 pub(super) fn address(node: &Node<'_>) -> Option<IpAddr> {
-    let text = node.string("an IP address", "192.0.2.11")?;
-    let Ok(address) = text.parse::<IpAddr>() else {
+    let address = any_address(node, node.string("an IP address", "192.0.2.11")?)?;
+    unicast(node, address)
+}
+
+/// Any address that `text` is.
+pub(super) fn any_address(node: &Node<'_>, text: &str) -> Option<IpAddr> {
+    let address = text.parse().ok();
+    if address.is_none() {
         let right = "one like \"192.0.2.11\" or \"2001:db8::11\"";
         node.mistake(format_args!(
             "{} is not an IP address; write {right}",
             quoted(text)
         ));
-        return None;
-    };
+    }
+    address
+}
+
+/// The address again, if it is one host's and needs no scope.
+pub(super) fn unicast(node: &Node<'_>, address: IpAddr) -> Option<IpAddr> {
     if let Some((what, right)) = no_unicast(address) {
         node.mistake(format_args!("{address} is {what}; write {right}"));
         return None;
@@ -144,19 +156,58 @@ pub(super) fn no_unicast(address: IpAddr) -> Option<(&'static str, String)> {
 
 /// Addresses and ports to listen on, `[]` for none.
 pub(super) fn listen(node: &Node<'_>) -> Option<Vec<SocketAddr>> {
+    each_once(node, socket_address)
+}
+
+/// As [`each_once`], and at least one; `right`: what to write in place of an empty list.
+pub(super) fn at_least_one<T: Ord + Clone + Display>(
+    node: &Node<'_>,
+    right: &str,
+    read: impl FnMut(&Node<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    if node.is_empty_list() {
+        node.mistake(format_args!("the list is empty; {right}"));
+        return None;
+    }
+    each_once(node, read)
+}
+
+/// The elements of a list, or a value by itself as the only one, none of them twice.
+pub(super) fn each_once<T: Ord + Clone + Display>(
+    node: &Node<'_>,
+    mut read: impl FnMut(&Node<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
     let mut seen = BTreeSet::new();
     let items = node.items();
-    let address = |item| {
-        let address = socket_address(item)?;
-        if !seen.insert(address) {
+    let once = |item: &Node<'_>| {
+        let value = read(item)?;
+        if !seen.insert(value.clone()) {
             item.mistake(format_args!(
-                "{address} stands in the list twice; leave one of them out"
+                "{value} stands in the list twice; leave one of them out"
             ));
+            return None;
         }
-        Some(address)
+        Some(value)
     };
-    let good: Vec<_> = items.iter().filter_map(address).collect();
+    let good: Vec<_> = items.iter().filter_map(once).collect();
     (good.len() == items.len()).then_some(good)
+}
+
+/// A text for people to read, in a log too: 1 to 255 bytes, no control characters.
+pub(super) fn words(node: &Node<'_>, example: &str) -> Option<Arc<str>> {
+    const MOST: usize = 255;
+    let text = node.string("a text", example)?;
+    let wrong = if text.is_empty() {
+        "is empty; leave it out".to_owned()
+    } else if text.len() > MOST {
+        format!("has {} bytes; write {MOST} at most", text.len())
+    } else if text.contains(char::is_control) {
+        "has control characters in it; write one line of plain text".to_owned()
+    } else {
+        return Some(text.into());
+    };
+    node.mistake(format_args!("{} {wrong}", quoted(text)));
+    None
 }
 
 fn socket_address(node: &Node<'_>) -> Option<SocketAddr> {

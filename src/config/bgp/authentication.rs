@@ -1,0 +1,116 @@
+//! Reads how a peer is authenticated, and the files that hold the keys. Their contents are in no message.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::super::reader::{Key, Node, Table, key};
+use super::super::value;
+use super::super::{Ao, AoAlgorithm, Authentication};
+use crate::secret::Secret;
+
+pub(in crate::config) const AO_KEYS: &[Key] = &[
+    key("key-file"),
+    key("send-id"),
+    key("receive-id"),
+    key("algorithm"),
+];
+
+/// `TCP_MD5SIG_MAXKEYLEN` and `TCP_AO_MAXKEYLEN` of `linux/tcp.h`.
+const LONGEST: usize = 80;
+
+/// Whoever may read the key may speak for the router; whoever may write it may choose it.
+const OTHERS: u32 = 0o006;
+
+/// Puts what the table says in the place of what was there before. `false`: something was wrong, and has been
+/// noted.
+pub(super) fn lay(table: &Table<'_>, to: &mut Option<Authentication>) -> bool {
+    if let (Some(password), Some(ao)) = (table.get("password-file"), table.get("tcp-ao")) {
+        password.mistake(format_args!(
+            "there is tcp-ao too, on line {}; leave out one of the two",
+            ao.place().line()
+        ));
+        return false;
+    }
+    table.put_some("password-file", to, |node| {
+        key_file(node).map(Authentication::Md5)
+    }) & table.put_some("tcp-ao", to, |node| ao(node).map(Authentication::Ao))
+}
+
+fn ao(node: &Node<'_>) -> Option<Ao> {
+    let table = node.table(AO_KEYS)?;
+    let key = table.required(
+        "key-file",
+        "key-file = \"/etc/plimsoll/bgp/router1.key\", say",
+        key_file,
+    );
+    let id = |name, example| table.required(name, example, |node| node.integer(0, u8::MAX.into()));
+    let send_id = id("send-id", "the KeyID that we send, 0 to 255");
+    let receive_id = id("receive-id", "the KeyID that the router sends, 0 to 255");
+    let algorithm = table.or("algorithm", AoAlgorithm::HmacSha1, |node| {
+        node.choice(
+            "algorithm",
+            [
+                ("hmac-sha-1-96", AoAlgorithm::HmacSha1),
+                ("aes-128-cmac-96", AoAlgorithm::Aes128Cmac),
+            ],
+        )
+    });
+    Some(Ao {
+        key: key?,
+        send_id: u8::try_from(send_id?).ok()?,
+        receive_id: u8::try_from(receive_id?).ok()?,
+        algorithm: algorithm?,
+    })
+}
+
+/// The first line of a file that not everyone can read. Blocks, as files do.
+fn key_file(node: &Node<'_>) -> Option<Secret> {
+    let path = value::path(node)?;
+    let found = path.display();
+    let (mode, line) = match first_line(&path) {
+        Ok(read) => read,
+        Err(error) => {
+            node.mistake(format_args!(
+                "{found} cannot be read: {error}; write a file whose first line is the key"
+            ));
+            return None;
+        }
+    };
+    if mode & OTHERS != 0 {
+        node.mistake(format_args!(
+            "{found} is open to everyone (mode {:04o}); chmod 600, or 640 with a group of its own",
+            mode & 0o7777
+        ));
+    } else if line.is_empty() {
+        node.mistake(format_args!(
+            "{found} has an empty first line; write the key there, 1 to {LONGEST} bytes"
+        ));
+    } else if line.len() > LONGEST {
+        node.mistake(format_args!(
+            "{found} has a first line of more than {LONGEST} bytes; a key has 1 to {LONGEST}"
+        ));
+    } else {
+        return Some(Secret::new(&line));
+    }
+    None
+}
+
+/// The file's mode and its first line, or as much of it as tells that it is too long.
+fn first_line(path: &Path) -> io::Result<(u32, Vec<u8>)> {
+    // A pipe would be waited for, and to open a device may do something.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut start = Vec::new();
+    file.take(LONGEST as u64 + 3).read_to_end(&mut start)?;
+    let mut line = start.split(|byte| *byte == b'\n').next().unwrap_or(&start);
+    line = line.strip_suffix(b"\r").unwrap_or(line);
+    Ok((mode, line.to_owned()))
+}
