@@ -11,8 +11,8 @@
 //! and forgotten.
 
 mod listener;
-mod message;
-mod notification;
+pub mod message;
+pub mod notification;
 mod peer;
 mod peering;
 mod report;

@@ -304,6 +304,10 @@ impl Serialize for Community {
     }
 }
 
+/// So many communities a route carries at most, of all kinds and from all layers together. With the longest
+/// AS_PATH beside them that leaves a message of 4,096 bytes room for prefixes. Held by the configuration.
+pub const MAX_COMMUNITIES: usize = 128;
+
 /// RFC 8326.
 pub const GRACEFUL_SHUTDOWN: Community = Community::Standard(0xffff_0000);
 

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::message::{self, Message};
+use super::message::{self, Message, Sender};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
 use super::report::Board;
@@ -284,7 +284,7 @@ impl Peer {
     fn receive(&mut self, side: Side, incoming: Option<Incoming>) {
         let Some(incoming) = incoming else { return };
         let event = match incoming {
-            Incoming::Frame(frame) => match message::decode(&frame, self.four_octet_as()) {
+            Incoming::Frame(frame) => match message::decode(&frame, self.sender()) {
                 Ok(message) => {
                     if let Message::Update(update) = &message {
                         self.heard.0 += update.announced.len();
@@ -364,8 +364,12 @@ impl Peer {
     }
 
     /// Only UPDATEs are read by it, and they come when it is settled.
-    fn four_octet_as(&self) -> bool {
-        self.rib.as_ref().is_none_or(|(_, rib)| rib.four_octet_as())
+    fn sender(&self) -> Sender {
+        let ends = &self.current.ends;
+        Sender {
+            internal: ends.local_as == ends.peer_as,
+            four_octet_as: self.rib.as_ref().is_none_or(|(_, rib)| rib.four_octet_as()),
+        }
     }
 
     /// Where there is no room the peer has more than a keepalive before it already.

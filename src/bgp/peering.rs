@@ -265,6 +265,7 @@ mod tests {
             extended_messages: false,
             extended_next_hop: false,
             role: None,
+            unknown_role: false,
         }
     }
 

@@ -113,7 +113,8 @@ impl RibOut {
     pub(crate) fn next(&mut self) -> Option<Update> {
         if let Some(first) = self.withdrawals.first() {
             let family = Family::of(*first);
-            let withdrawn = take(&mut self.withdrawals, family);
+            let room = message::withdrawals_per_update(self.dialect, family);
+            let withdrawn = take(&mut self.withdrawals, family, room);
             for prefix in &withdrawn {
                 self.sent.remove(prefix);
             }
@@ -124,7 +125,12 @@ impl RibOut {
         }
         if let Some(mut group) = self.announcements.first_entry() {
             let route = group.key().clone();
-            let prefixes = take(group.get_mut(), Family::of(route.next_hop));
+            let family = group
+                .get()
+                .first()
+                .map_or(Family::Ipv4, |&one| Family::of(one));
+            let room = message::prefixes_per_update(self.dialect, &route, family);
+            let prefixes = take(group.get_mut(), family, room);
             if group.get().is_empty() {
                 group.remove();
             }
@@ -177,15 +183,12 @@ impl RibOut {
     }
 }
 
-/// The first prefixes, so many as one UPDATE takes; all of them of this family, which come together.
-fn take(from: &mut BTreeSet<IpAddr>, family: Family) -> Vec<IpAddr> {
+/// The first prefixes, so many as there is room for; all of them of this family, which come together.
+fn take(from: &mut BTreeSet<IpAddr>, family: Family, room: usize) -> Vec<IpAddr> {
     let of_family = from
         .iter()
         .take_while(|prefix| Family::of(**prefix) == family);
-    let taken: Vec<IpAddr> = of_family
-        .take(message::prefixes_per_update(family))
-        .copied()
-        .collect();
+    let taken: Vec<IpAddr> = of_family.take(room).copied().collect();
     for prefix in &taken {
         from.remove(prefix);
     }
@@ -200,10 +203,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bgp::message::Message;
+    use crate::bgp::message::{Message, Sender};
     use crate::routing::Attributes;
 
     const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+    const SENDER: Sender = Sender {
+        internal: false,
+        four_octet_as: true,
+    };
 
     fn rib(families: &[Family]) -> RibOut {
         let families = families.iter().copied().collect();
@@ -243,7 +250,7 @@ mod tests {
         let mut sent = Vec::new();
         while let Some(update) = rib.next() {
             rib.written(&update.withdrawn);
-            match message::decode(&update.frame, true) {
+            match message::decode(&update.frame, SENDER) {
                 Ok(Message::Update(update)) if update.fault.is_none() => {
                     sent.push((update.announced.len(), update.withdrawn.len()));
                 }

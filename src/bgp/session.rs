@@ -285,6 +285,7 @@ impl Session {
             extended_messages: false,
             extended_next_hop: false,
             role: None,
+            unknown_role: false,
         }
     }
 
@@ -630,6 +631,7 @@ mod tests {
             extended_messages: false,
             extended_next_hop: false,
             role: None,
+            unknown_role: false,
         }
     }
 

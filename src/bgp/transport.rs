@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::message::{self, HEADER};
+use super::message::{self, HEADER, LONGEST};
 use super::notification::Notification;
 
 /// Frames between driver and writer: enough to keep the socket busy, few enough to be nothing.
@@ -178,7 +178,7 @@ async fn read(mut from: OwnedReadHalf, events: mpsc::Sender<Incoming>) {
 async fn read_frame(from: &mut OwnedReadHalf) -> io::Result<Result<Vec<u8>, Notification>> {
     let mut header = [0; HEADER];
     from.read_exact(&mut header).await?;
-    let length = match message::frame_length(&header) {
+    let length = match message::frame_length(&header, LONGEST) {
         Ok(length) => length,
         Err(notification) => return Ok(Err(notification)),
     };
