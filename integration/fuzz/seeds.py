@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Writes seeds/decoder: BGP messages of all kinds, as routers send them. Run by hand when one is added.
+
+A seed is a byte of flags (see targets/decoder.rs) and then messages."""
+import pathlib
+import struct
+
+FOLDER = pathlib.Path(__file__).parent / "seeds" / "decoder"
+INTERNAL, OLD, LONG, CUSTOMER = 1, 2, 4, 8
+
+
+def message(kind, body=b""):
+    return b"\xff" * 16 + struct.pack("!HB", 19 + len(body), kind) + body
+
+
+def capability(code, value=b""):
+    return bytes([code, len(value)]) + value
+
+
+def opening(*capabilities, asn=65001, extended=False):
+    body = struct.pack("!BHH4B", 4, asn, 90, 10, 0, 0, 1)
+    if extended:
+        parameters = b"".join(struct.pack("!BH", 2, len(one)) + one for one in capabilities)
+        return message(1, body + b"\xff\xff" + struct.pack("!H", len(parameters)) + parameters)
+    parameters = b"".join(bytes([2, len(one)]) + one for one in capabilities)
+    return message(1, body + bytes([len(parameters)]) + parameters)
+
+
+def update(withdrawn=b"", attributes=b"", nlri=b""):
+    fields = struct.pack("!H", len(withdrawn)) + withdrawn + struct.pack("!H", len(attributes)) + attributes
+    return message(2, fields + nlri)
+
+
+def attribute(flags, kind, value):
+    if len(value) > 255:
+        return struct.pack("!BBH", flags | 0x10, kind, len(value)) + value
+    return bytes([flags, kind, len(value)]) + value
+
+
+def path(*asns, size="I", kind=2):
+    return bytes([kind, len(asns)]) + struct.pack(f"!{len(asns)}{size}", *asns)
+
+
+origin = attribute(0x40, 1, b"\0")
+as_path = attribute(0x40, 2, path(65001, 4200000001) + path(64600, 64601, kind=1))
+old_path = attribute(0x40, 2, path(7, 23456, size="H")) + attribute(0x80, 4, b"\0\0\0\7")
+next_hop = attribute(0x40, 3, b"\x0a\0\0\1")
+tags = (attribute(0xC0, 8, b"\xff\xff\0\0" + b"\xfc\x58\0\x64") + attribute(0xC0, 16, b"\0\2\xfc\x58\0\0\0\x64")
+        + attribute(0xC0, 32, struct.pack("!3I", 64600, 1, 2)) + attribute(0xC0, 35, b"\0\0\xfd\xe9"))
+inside = attribute(0x40, 5, b"\0\0\0\x64") + attribute(0x80, 9, b"\x0a\0\0\1") + attribute(0x80, 10, b"\x0a\0\0\2")
+aggregated = attribute(0x40, 6, b"") + attribute(0xC0, 7, struct.pack("!I4B", 65001, 10, 0, 0, 1))
+old_aggregated = (attribute(0xC0, 7, struct.pack("!H4B", 23456, 10, 0, 0, 1))
+                  + attribute(0xC0, 18, struct.pack("!I4B", 65536, 10, 0, 0, 1)))
+v4 = b"\x18\xc0\0\2" + b"\x20\xc6\x33\x64\1" + b"\0"
+v6 = b"\x40\x20\1\x0d\xb8" + b"\0" * 4 + b"\x80\x20\1\x0d\xb8" + b"\0" * 11 + b"\1"
+global_hop, local_hop = b"\x20\1\x0d\xb8" + b"\0" * 11 + b"\x0b", b"\xfe\x80" + b"\0" * 13 + b"\1"
+
+
+def reach(afi, hop, nlri):
+    return attribute(0x80, 14, struct.pack("!HBB", afi, 1, len(hop)) + hop + b"\0" + nlri)
+
+
+families = capability(1, b"\0\1\0\1") + capability(1, b"\0\2\0\1")
+seeds = {
+    "open-plain": (0, opening()),
+    "open-all": (0, opening(
+        families + capability(2) + capability(5, b"\0\1\0\1\0\2") + capability(6) + capability(9, b"\0")
+        + capability(64, b"\0\x78\0\1\1\x80") + capability(65, b"\xfa\x56\xea\1") + capability(70) + capability(73, b"\1r\0"),
+        asn=23456)),
+    "open-apart": (0, opening(capability(1, b"\0\2\0\1"), capability(9, b"\3"), capability(9, b"\3"))),
+    "open-extended": (0, opening(capability(200, b"x" * 200), capability(201, b"y" * 100), extended=True)),
+    "open-roles": (0, opening(capability(9, b"\3"), capability(9, b"\4"))),
+    "keepalives": (0, message(4) * 3),
+    "shutdown": (0, message(3, b"\6\2\5hallo")),
+    "hard-reset": (0, message(3, b"\6\x09\6\4\3\xc3\xa9!")),
+    "notification": (0, message(3, b"\3\5\x40\1\2\0\0")),
+    "refreshes": (0, b"".join(message(5, bytes([0, afi, kind, 1])) for afi in (1, 2) for kind in (0, 1, 2, 3))),
+    "refresh-wrong": (0, message(5, b"\0\1\1\1\0")),
+    "ends-of-rib": (0, update() + update(attributes=attribute(0x80, 15, b"\0\2\1"))),
+    "update-ipv4": (0, update(attributes=origin + as_path + next_hop + tags, nlri=v4)),
+    "update-customer": (CUSTOMER, update(attributes=origin + as_path + next_hop + aggregated, nlri=v4)),
+    "update-internal": (INTERNAL, update(attributes=origin + as_path + next_hop + inside, nlri=v4)),
+    "update-old": (OLD, update(attributes=origin + old_path + next_hop + attribute(0xC0, 17, path(65536)), nlri=v4)),
+    "update-old-aggregated": (OLD, update(
+        attributes=origin + old_path + next_hop + old_aggregated + attribute(0xC0, 17, path(65536)), nlri=v4)),
+    "update-ipv6": (0, update(attributes=reach(2, global_hop, v6) + origin + as_path + tags)),
+    "update-ipv6-both-hops": (0, update(attributes=reach(2, global_hop + local_hop, v6) + origin + as_path)),
+    "update-rfc8950": (0, update(attributes=reach(1, local_hop, v4) + origin + as_path)),
+    "update-mixed": (0, update(b"\x20\x0a\0\0\1", reach(2, global_hop, v6) + origin + as_path + next_hop, v4)),
+    "update-withdraws": (0, update(v4) + update(attributes=attribute(0x80, 15, b"\0\2\1" + v6))),
+    "update-long": (LONG, update(attributes=origin + as_path + next_hop + attribute(
+        0xC0, 8, b"".join(struct.pack("!I", n) for n in range(70))), nlri=b"\x18\x0a\0\1" * 1100)),
+    "update-vpn": (0, update(attributes=attribute(0x80, 14, b"\0\x19\x46\4\x0a\0\0\1\0\2\1\1") + origin + as_path)),
+    "update-malformed": (0, update(attributes=attribute(0x40, 1, b"\3") + as_path + next_hop, nlri=v4)),
+    "update-unknown": (0, update(attributes=origin + as_path + next_hop + attribute(0xC0, 99, b"?") * 2, nlri=v4)),
+    "session": (0, opening(families + capability(2) + capability(65, b"\0\0\xfd\xe9")) + message(4) + update(
+        attributes=origin + as_path + next_hop, nlri=v4) + update() + message(3, b"\6\2")),
+}
+
+FOLDER.mkdir(parents=True, exist_ok=True)
+for name, (flags, messages) in seeds.items():
+    (FOLDER / name).write_bytes(bytes([flags]) + messages)
