@@ -10,6 +10,7 @@
 //! numbers (RFC 6793), route refresh (RFC 2918). No graceful restart. What peers announce is counted
 //! and forgotten.
 
+mod hint;
 mod listener;
 pub mod message;
 pub mod notification;

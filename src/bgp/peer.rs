@@ -217,10 +217,8 @@ impl Peer {
         }
         if self.current.ends != *self.peering.ends() {
             let why = Notification::cease(Cease::OtherConfigurationChange);
-            let actions = self.peering.stop(&why, at());
-            self.apply(actions);
-            self.peering = Peering::new(self.current.ends.clone());
-            let actions = self.peering.start(at());
+            let ends = self.current.ends.clone();
+            let actions = self.peering.restart(ends, &why, at());
             self.apply(actions);
         }
         if let Some((_, rib)) = &mut self.rib {
@@ -251,16 +249,19 @@ impl Peer {
         let admitted = if self.ending.is_none() {
             self.peering.admit(at())
         } else {
-            None
+            // RFC 4486: Connection Rejected.
+            Err(Notification::new(6, 5, []))
         };
-        if let Some(actions) = admitted {
-            self.apply(actions);
-            self.open(Side::In, stream);
-        } else {
-            tracing::debug!(peer = %self.current.peer.id, "one connection too many is refused");
-            let why = Notification::cease(Cease::ConnectionCollision);
-            Connection::new(stream, self.send_hold(), &mut self.tasks)
-                .close(Some(message::notification(&why)));
+        match admitted {
+            Ok(actions) => {
+                self.apply(actions);
+                self.open(Side::In, stream);
+            }
+            Err(why) => {
+                tracing::debug!(peer = %self.current.peer.id, %why, "a connection is refused");
+                Connection::new(stream, self.send_hold(), &mut self.tasks)
+                    .close(Some(message::notification(&why)));
+            }
         }
     }
 
@@ -270,7 +271,13 @@ impl Peer {
             Ok(stream) => self.open(Side::Out, stream),
             Err(error) => {
                 let fault = format!("connect to {}: {error}", self.current.peer.id);
-                self.event(Side::Out, Event::ConnectionFails(fault));
+                let event = match error.kind() {
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                        Event::ConnectionRefused(fault)
+                    }
+                    _ => Event::ConnectionFails(fault),
+                };
+                self.event(Side::Out, event);
             }
         }
     }

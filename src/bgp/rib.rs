@@ -198,7 +198,6 @@ fn take(from: &mut BTreeSet<IpAddr>, family: Family, room: usize) -> Vec<IpAddr>
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -214,16 +213,7 @@ mod tests {
 
     fn rib(families: &[Family]) -> RibOut {
         let families = families.iter().copied().collect();
-        let hold_time = Duration::from_secs(9);
-        RibOut::new(
-            64600,
-            false,
-            &Negotiated {
-                families,
-                four_octet_as: true,
-                hold_time,
-            },
-        )
+        RibOut::new(64600, false, &Negotiated::plain(families))
     }
 
     fn v4(n: u32) -> IpAddr {
