@@ -10,7 +10,9 @@ use crate::bgp::message::{self, Message, Open};
 use crate::bgp::notification::Notification;
 use crate::bgp::peering::{Actions, Peering, Side};
 use crate::bgp::session::{Action, At, Ends, Event};
+use crate::routing::Role;
 use crate::routing::session::SessionState;
+use crate::service::Family;
 
 /// No call gives more actions than this.
 const ACTIONS_MAX: usize = 12;
@@ -32,11 +34,14 @@ struct World {
     links: [Option<Link>; 2],
 }
 
-/// `Err`: what does not hold. `ours` and `theirs` are the two ends, which need not agree.
-pub(crate) fn drive(ours: Ends, theirs: Open, script: &[u8]) -> Result<(), String> {
+/// The first four bytes say how the two ends are configured, the rest what happens. `Err`: what does not hold.
+pub(crate) fn drive(script: &[u8]) -> Result<(), String> {
+    let Some(([mine, my_delay, theirs, their_delay], script)) = script.split_first_chunk() else {
+        return Ok(());
+    };
     let mut world = World {
-        peering: Peering::new(ours),
-        theirs,
+        peering: Peering::new(ends(1, *mine, *my_delay)),
+        theirs: ends(2, *theirs, *their_delay).open(),
         now: Instant::now(),
         connecting: false,
         links: [None; 2],
@@ -47,6 +52,35 @@ pub(crate) fn drive(ours: Ends, theirs: Open, script: &[u8]) -> Result<(), Strin
         world.check()?;
     }
     Ok(())
+}
+
+/// Of two that expect each other; whether they agree on more hangs on the bits.
+fn ends(local: u8, bits: u8, delay: u8) -> Ends {
+    let roles = [
+        None,
+        Some(Role::Customer),
+        Some(Role::Provider),
+        Some(Role::Peer),
+    ];
+    let families: &[Family] = match bits / 4 % 4 {
+        0 => &[Family::Ipv4],
+        1 => &[Family::Ipv6],
+        _ => &[Family::Ipv4, Family::Ipv6],
+    };
+    Ends {
+        local_as: u32::from(local),
+        identifier: [10, 0, 0, local].into(),
+        hold_time: 9,
+        peer_as: u32::from(3 - local),
+        families: families.iter().copied().collect(),
+        extended_next_hop: delay % 2 > 0,
+        extended_messages: delay % 2 > 0,
+        role: roles[usize::from(bits % 4)],
+        role_strict: bits / 16 % 2 > 0,
+        passive: bits / 32 % 4 == 0,
+        delay_open_time: (bits >= 128).then(|| Duration::from_millis(u64::from(delay) * 40)),
+        connect_retry_time: Duration::from_secs(30),
+    }
 }
 
 impl World {
