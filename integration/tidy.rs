@@ -111,6 +111,70 @@ fn the_map_names_every_module() {
     }
 }
 
+/// `src/bgp/rfc.md`: a row a rule, with the tests that hold it.
+#[test]
+fn the_table_of_rfcs_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = std::fs::read_to_string(src().join("bgp/rfc.md")).expect("the table");
+    let files = modules().remove("bgp").expect("src/bgp");
+    let ours: BTreeSet<String> = files.iter().flat_map(|file| tests(&parse(file))).collect();
+    let mut missing = Vec::new();
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [_rfc, _section, _what, names] = cells[..] else {
+            panic!("not four cells: {row}");
+        };
+        rows += 1;
+        for name in names.split(", ").map(|name| name.trim_matches('`')) {
+            let there = match name.split_once(": ") {
+                Some((file, name)) => {
+                    let file = root.join(file);
+                    file.exists() && tests(&parse(&file)).contains(name)
+                }
+                None => ours.contains(name),
+            };
+            if !there {
+                missing.push(name);
+            }
+        }
+    }
+    assert!(rows > 30, "{rows} rows");
+    assert!(missing.is_empty(), "no such tests: {missing:#?}");
+}
+
+/// The names of all functions of a file with an attribute that makes them a test, also in `proptest!`.
+fn tests(file: &syn::File) -> BTreeSet<String> {
+    let mut found = Tests::default();
+    found.visit_file(file);
+    found.0
+}
+
+#[derive(Default)]
+struct Tests(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Tests {
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        let is_test = |attribute: &syn::Attribute| {
+            let path = attribute.path().segments.last();
+            path.is_some_and(|last| last.ident == "test")
+        };
+        if function.attrs.iter().any(is_test) {
+            self.0.insert(function.sig.ident.to_string());
+        }
+    }
+
+    fn visit_macro(&mut self, of: &'ast syn::Macro) {
+        if of.path.is_ident("proptest") {
+            let text = of.tokens.to_string();
+            let functions = text.split("# [test]").skip(1);
+            let name =
+                |after: &str| Some(after.split_once("fn ")?.1.split_once('(')?.0.trim().into());
+            self.0.extend(functions.filter_map(name));
+        }
+    }
+}
+
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }

@@ -9,6 +9,8 @@
 //! Each peer has a session of its own (RFC 4271), with IPv4 and IPv6 unicast over it (RFC 4760), 4-byte AS
 //! numbers (RFC 6793), route refresh (RFC 2918). No graceful restart. What peers announce is counted
 //! and forgotten.
+//!
+#![doc = include_str!("bgp/rfc.md")]
 
 mod hint;
 mod listener;
