@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  snapshots ─► Speaker ── Orders ─► peer.rs, a task a peer ─► Board ─► report.rs ─► events
-//!               listener.rs ── accepted ──┘
+//!               listener.rs ── accepted ──┘  ▲
+//!               unnumbered.rs ─ neighbours ──┘
 //! ```
 //!
 //! Each peer has a session of its own (RFC 4271), with IPv4 and IPv6 unicast over it (RFC 4760), 4-byte AS
@@ -21,7 +22,9 @@ mod peering;
 mod report;
 mod rib;
 mod session;
+mod sockopt;
 mod transport;
+mod unnumbered;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use self::notification::Cease;
 use self::peer::Orders;
 use self::report::Board;
 use self::session::Ends;
+use self::unnumbered::Wires;
 use crate::event::Event;
 use crate::routing::PeerId;
 use crate::snapshot::Snapshot;
@@ -56,11 +60,13 @@ pub async fn run(snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender
 
 async fn speak(mut snapshots: watch::Receiver<Arc<Snapshot>>, board: Board) {
     let (accepted, mut connections) = mpsc::channel(16);
+    let wires = Wires::new(board.clone());
     let mut speaker = Speaker {
         snapshot: None,
         peers: BTreeMap::new(),
         tasks: JoinSet::new(),
-        listeners: Listeners::new(accepted, board.clone()),
+        listeners: Listeners::new(accepted, wires.neighbours(), board.clone()),
+        wires,
         board,
     };
     loop {
@@ -85,6 +91,7 @@ struct Speaker {
     peers: BTreeMap<PeerId, Handle>,
     tasks: JoinSet<()>,
     listeners: Listeners,
+    wires: Wires,
     board: Board,
 }
 
@@ -96,10 +103,17 @@ struct Handle {
 impl Speaker {
     fn update(&mut self, snapshot: Arc<Snapshot>) {
         let bgp = snapshot.config.bgp.as_ref();
-        self.listeners.set(
-            bgp.filter(|_| !snapshot.stopping)
-                .map_or(&[], |bgp| &bgp.listen),
+        let bgp = bgp.filter(|_| !snapshot.stopping);
+        let peers = bgp.into_iter().flat_map(|bgp| bgp.peers.keys());
+        self.wires.set(
+            &peers
+                .filter_map(|id| match id {
+                    PeerId::Interface(interface) => Some(interface),
+                    PeerId::Address(_) | PeerId::LinkLocal(..) => None,
+                })
+                .collect(),
         );
+        self.listeners.set(bgp);
         self.snapshot = Some(snapshot);
         self.order();
     }
@@ -147,8 +161,12 @@ impl Speaker {
     fn start(&mut self, peer: PeerId, orders: Orders) {
         let (orders, receiver) = watch::channel(Arc::new(orders));
         let (accepted, connections) = mpsc::channel(ACCEPTED);
-        self.tasks
-            .spawn(peer::run(receiver, connections, self.board.clone()));
+        self.tasks.spawn(peer::run(
+            receiver,
+            connections,
+            self.wires.neighbours(),
+            self.board.clone(),
+        ));
         self.peers.insert(peer, Handle { orders, accepted });
     }
 
@@ -165,13 +183,10 @@ impl Speaker {
         self.order();
     }
 
-    /// A connection goes to its peer; whoever is none is not answered.
-    fn accept(&mut self, (stream, from): Accepted) {
-        let peer = PeerId::Address(from.ip().to_canonical());
-        match self.peers.get(&peer) {
+    fn accept(&mut self, Accepted { peer, stream }: Accepted) {
+        if let Some(handle) = self.peers.get(&peer) {
             // If its task has enough to do with others, this one is dropped.
-            Some(handle) => drop(handle.accepted.try_send(stream)),
-            None => tracing::debug!(%from, "a BGP connection from no peer of ours is closed"),
+            drop(handle.accepted.try_send(stream));
         }
     }
 }

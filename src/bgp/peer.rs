@@ -8,7 +8,7 @@
 //! ```
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,11 @@ use super::peering::{Actions, Peering, Side};
 use super::report::Board;
 use super::rib::RibOut;
 use super::session::{Action, At, Ends, Event};
-use super::transport::{self, Connection, Incoming, Outgoing};
+use super::sockopt::Failed;
+use super::transport::{self, Connection, Incoming, Limits, Outgoing, Settings};
+use super::unnumbered::Neighbours;
+use crate::chain::chain;
 use crate::config;
-use crate::routing::PeerId;
 use crate::routing::session::{Figures, Route, Session, SessionState};
 use crate::snapshot::{PeerOrders, Vip};
 
@@ -56,11 +58,9 @@ impl Orders {
                 == (&other.ends, &other.peer, &other.said, other.end)
     }
 
-    fn address(&self) -> Option<SocketAddr> {
-        match &self.peer.id {
-            PeerId::Address(address) => Some(SocketAddr::new(*address, self.peer.port)),
-            PeerId::LinkLocal(..) | PeerId::Interface(_) => None,
-        }
+    /// How the peer is reached.
+    fn settings(&self) -> Settings {
+        Settings::of(self.ends.local_as, &self.peer)
     }
 
     /// What the peer is to be told of this address.
@@ -83,18 +83,20 @@ impl Orders {
 pub(crate) async fn run(
     orders: watch::Receiver<Arc<Orders>>,
     accepted: mpsc::Receiver<TcpStream>,
+    neighbours: watch::Receiver<Neighbours>,
     board: Board,
 ) {
-    let mut peer = Peer::new(orders, accepted, board);
+    let mut peer = Peer::new(orders, accepted, neighbours, board);
     peer.live().await;
     peer.end().await;
 }
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<TcpStream, Failed>> + Send>>;
 
 struct Peer {
     orders: watch::Receiver<Arc<Orders>>,
     accepted: mpsc::Receiver<TcpStream>,
+    neighbours: watch::Receiver<Neighbours>,
     board: Board,
     /// The orders that are in force.
     current: Arc<Orders>,
@@ -120,6 +122,7 @@ impl Peer {
     fn new(
         mut orders: watch::Receiver<Arc<Orders>>,
         accepted: mpsc::Receiver<TcpStream>,
+        neighbours: watch::Receiver<Neighbours>,
         board: Board,
     ) -> Peer {
         let current = orders.borrow_and_update().clone();
@@ -127,6 +130,7 @@ impl Peer {
             peering: Peering::new(current.ends.clone()),
             orders,
             accepted,
+            neighbours,
             board,
             current,
             connecting: None,
@@ -215,7 +219,9 @@ impl Peer {
             }
             return;
         }
-        if self.current.ends != *self.peering.ends() {
+        // A key or a TTL cannot be changed under a connection that is up.
+        let other_way = before.settings() != self.current.settings();
+        if other_way || self.current.ends != *self.peering.ends() {
             let why = Notification::cease(Cease::OtherConfigurationChange);
             let ends = self.current.ends.clone();
             let actions = self.peering.restart(ends, &why, at());
@@ -259,19 +265,19 @@ impl Peer {
             }
             Err(why) => {
                 tracing::debug!(peer = %self.current.peer.id, %why, "a connection is refused");
-                Connection::new(stream, self.send_hold(), &mut self.tasks)
+                Connection::new(stream, self.limits(), &mut self.tasks)
                     .close(Some(message::notification(&why)));
             }
         }
     }
 
-    fn connected(&mut self, result: io::Result<TcpStream>) {
+    fn connected(&mut self, result: Result<TcpStream, Failed>) {
         self.connecting = None;
         match result {
             Ok(stream) => self.open(Side::Out, stream),
-            Err(error) => {
-                let fault = format!("connect to {}: {error}", self.current.peer.id);
-                let event = match error.kind() {
+            Err(failed) => {
+                let fault = chain(&failed);
+                let event = match failed.source.kind() {
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
                         Event::ConnectionRefused(fault)
                     }
@@ -283,7 +289,9 @@ impl Peer {
     }
 
     fn open(&mut self, side: Side, stream: TcpStream) {
-        let connection = Connection::new(stream, self.send_hold(), &mut self.tasks);
+        let connection = Connection::new(stream, self.limits(), &mut self.tasks);
+        let (peer, ends) = (&self.current.peer.id, (connection.local, connection.remote));
+        tracing::debug!(%peer, ?side, ?ends, "connected");
         *self.connection(side) = Some(connection);
         self.event(side, Event::Connected);
     }
@@ -303,6 +311,7 @@ impl Peer {
             },
             Incoming::BadHeader(notification) => Event::Malformed(notification),
             Incoming::Failed(fault) => Event::ConnectionFails(fault),
+            Incoming::SendHoldExpired => Event::ConnectionFails("send hold timer expired".into()),
             Incoming::Written(withdrawn) => {
                 if let Some((_, rib)) = self.rib.as_mut().filter(|(of, _)| *of == side) {
                     rib.written(&withdrawn);
@@ -340,10 +349,9 @@ impl Peer {
         for (side, action) in actions {
             match action {
                 Action::Connect => {
-                    self.connecting = self
-                        .current
-                        .address()
-                        .map(|to| -> Connecting { Box::pin(transport::connect(to)) });
+                    let connecting =
+                        transport::connect(self.current.settings(), self.neighbours.clone());
+                    self.connecting = Some(Box::pin(connecting));
                 }
                 Action::SendOpen(open) => self.send(side, message::open(&open)),
                 Action::SendKeepalive => self.send(side, message::keepalive()),
@@ -468,8 +476,16 @@ impl Peer {
         }
     }
 
-    fn send_hold(&self) -> Duration {
-        self.current.peer.send_hold_time
+    fn limits(&self) -> Limits {
+        let longest = if self.current.ends.extended_messages {
+            message::LONGEST_EXTENDED
+        } else {
+            message::LONGEST
+        };
+        Limits {
+            send_hold: self.current.peer.send_hold_time,
+            longest,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! into events. So a slow core holds nothing up, and what it missed in between it need not know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -18,8 +18,8 @@ const LISTEN: &str = "bgp-listen";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     peers: BTreeMap<PeerId, Session>,
-    /// Sockets that we cannot listen on.
-    deaf: BTreeMap<SocketAddr, String>,
+    /// What we cannot hear on: addresses to listen on, interfaces of peers.
+    deaf: BTreeMap<String, String>,
     /// All sessions have been ended for good.
     stopped: bool,
 }
@@ -49,23 +49,16 @@ impl Board {
             .send_if_modified(|report| report.peers.remove(peer).is_some());
     }
 
-    /// Whether this is news.
-    pub(crate) fn listening(&self, on: SocketAddr, fault: Option<String>) -> bool {
+    /// What is wrong where we listen: on an address, or for an interface's peer. Whether this is news.
+    pub(crate) fn trouble(&self, on: &str, fault: Option<String>) -> bool {
         self.0.send_if_modified(|report| {
-            let before = report.deaf.remove(&on);
+            let before = report.deaf.remove(on);
             let changed = before != fault;
-            report.deaf.extend(fault.map(|fault| (on, fault)));
+            report
+                .deaf
+                .extend(fault.map(|fault| (on.to_owned(), fault)));
             changed
         })
-    }
-
-    /// Sockets that are not among these are nobody's business any more.
-    pub(crate) fn listening_only(&self, wanted: &[SocketAddr]) {
-        self.0.send_if_modified(|report| {
-            let before = report.deaf.len();
-            report.deaf.retain(|socket, _| wanted.contains(socket));
-            report.deaf.len() != before
-        });
     }
 
     pub(crate) fn stopped(&self) {
@@ -238,14 +231,13 @@ mod tests {
     fn sockets_that_do_not_listen_are_one_trouble() {
         let (board, reports) = Board::new();
         let mut sent = Sent::default();
-        let socket: SocketAddr = "[::]:179".parse().unwrap();
-        board.listening(socket, Some("listen on [::]:179: denied".into()));
+        board.trouble("[::]:179", Some("listen on [::]:179: denied".into()));
         let told = update(&mut sent, &reports);
         assert_eq!(
             told,
             [r#"{"Trouble":{"part":"bgp-listen","fault":"listen on [::]:179: denied"}}"#]
         );
-        board.listening(socket, None);
+        board.trouble("[::]:179", None);
         let told = update(&mut sent, &reports);
         assert_eq!(told, [r#"{"Trouble":{"part":"bgp-listen","fault":null}}"#]);
     }

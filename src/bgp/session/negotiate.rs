@@ -94,6 +94,7 @@ impl Ends {
             // RFC 8950 section 4: it is about IPv4 prefixes.
             extended_next_hop: self.extended_next_hop && self.families.contains(&Family::Ipv4),
             role: self.role(),
+            unknown_role: false,
         }
     }
 
@@ -175,6 +176,9 @@ impl Ends {
         };
         let why = match theirs.role {
             Some(role) if role == opposite(ours) => return Ok(()),
+            None if theirs.unknown_role => {
+                format!("our role is {ours:?} and the peer's is none of RFC 9234")
+            }
             None if !self.role_strict => return Ok(()),
             Some(role) => format!("our role is {ours:?} and the peer's is {role:?}"),
             None => "the peer names no role, and role-strict asks for one".into(),
