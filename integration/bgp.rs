@@ -15,6 +15,8 @@ mod hostile;
 mod netns;
 #[path = "bgp/router.rs"]
 mod router;
+#[path = "bgp/sockets.rs"]
+mod sockets;
 #[path = "bgp/speaker.rs"]
 mod speaker;
 

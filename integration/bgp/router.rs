@@ -34,6 +34,15 @@ pub(crate) struct Settings {
     pub(crate) passive: bool,
 }
 
+/// What else a router's configuration says of us.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Lines of the neighbor's part; in FRR's, `US` is our name.
+    pub(crate) lines: String,
+    /// The neighbor is whoever is at the other end of this interface, as Router Advertisements tell.
+    pub(crate) unnumbered: Option<&'static str>,
+}
+
 /// What a router knows of one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -46,19 +55,33 @@ pub(crate) struct Route {
 pub(crate) struct Router {
     kind: Kind,
     settings: Settings,
+    extra: Extra,
     folder: TempDir,
     namespace: Namespace,
+    /// FRR's zebra, where interfaces matter.
+    zebra: Option<Process>,
     process: Option<Process>,
 }
 
 impl Router {
     pub(crate) fn start(kind: Kind, namespace: Namespace, settings: Settings) -> Router {
+        Router::start_with(kind, namespace, settings, Extra::default())
+    }
+
+    pub(crate) fn start_with(
+        kind: Kind,
+        namespace: Namespace,
+        settings: Settings,
+        extra: Extra,
+    ) -> Router {
         let folder = tempfile::tempdir().unwrap();
         let mut router = Router {
             kind,
             settings,
+            extra,
             folder,
             namespace,
+            zebra: None,
             process: None,
         };
         router.run();
@@ -69,9 +92,23 @@ impl Router {
         &self.namespace
     }
 
+    /// Reads a configuration with other lines for us, without a restart. BIRD's way.
+    pub(crate) fn reconfigure(&mut self, lines: &str) {
+        assert_eq!(self.kind, Kind::Bird);
+        lines.clone_into(&mut self.extra.lines);
+        let text = bird(&self.settings, &self.extra, &self.file("log"));
+        fs::write(self.file("conf"), text).unwrap();
+        let answer = self.ask("configure");
+        assert!(answer.contains("Reconfigur"), "{answer}");
+    }
+
     /// Starts it (again) and waits until it answers.
     pub(crate) fn run(&mut self) {
         self.process = None;
+        if self.kind == Kind::Frr && self.extra.unnumbered.is_some() {
+            self.zebra = None;
+            self.zebra = Some(self.zebra());
+        }
         let file = |name: &str| self.file(name);
         let log = fs::File::options()
             .create(true)
@@ -80,7 +117,8 @@ impl Router {
             .unwrap();
         let mut command = match self.kind {
             Kind::Bird => {
-                fs::write(file("conf"), bird(&self.settings, &file("log"))).unwrap();
+                let text = bird(&self.settings, &self.extra, &file("log"));
+                fs::write(file("conf"), text).unwrap();
                 let mut command = self.namespace.command("bird");
                 command
                     .arg("-f")
@@ -92,10 +130,14 @@ impl Router {
                 command
             }
             Kind::Frr => {
-                fs::write(file("conf"), frr(&self.settings, &file("log"))).unwrap();
+                let text = frr(&self.settings, &self.extra, &file("log"));
+                fs::write(file("conf"), text).unwrap();
                 let mut command = self.namespace.command("/usr/lib/frr/bgpd");
-                // No zebra, no change of user.
-                command.args(["-n", "-Z", "-S"]);
+                // No change of user.
+                command.args(["-n", "-S"]);
+                if self.zebra.is_none() {
+                    command.arg("-Z");
+                }
                 command
                     .arg("-f")
                     .arg(file("conf"))
@@ -125,6 +167,28 @@ impl Router {
         });
     }
 
+    /// It tells bgpd of interfaces and of the routers at their other end. It refuses to stay root.
+    fn zebra(&self) -> Process {
+        let folder = self.folder.path();
+        run(Command::new("chown").args(["frr:frr"]).arg(folder));
+        fs::write(self.file("zebra.conf"), "hostname zebra\n").unwrap();
+        let log = fs::File::create(self.file("zebra.log")).unwrap();
+        let mut command = self.namespace.command("/usr/lib/frr/zebra");
+        command.arg("-f").arg(self.file("zebra.conf"));
+        command.arg("-i").arg(self.file("zebra.pid"));
+        command.arg("-z").arg(self.file("zserv"));
+        command.arg("--vty_socket").arg(folder);
+        let zebra = Process::start(command.stdout(log.try_clone().unwrap()).stderr(log));
+        until(Duration::from_secs(10), "zebra answers", || {
+            let mut question = self.namespace.command("vtysh");
+            question.arg("--vty_socket").arg(folder);
+            question.args(["-d", "zebra", "-c", "show version"]);
+            let answer = question.stderr(Stdio::null()).output().unwrap();
+            answer.status.success().then_some(())
+        });
+        zebra
+    }
+
     pub(crate) fn kill(&mut self) {
         self.process = None;
     }
@@ -145,7 +209,7 @@ impl Router {
     /// All it has learnt from us, by prefix.
     pub(crate) fn routes(&self) -> BTreeMap<String, Route> {
         match self.kind {
-            Kind::Bird => bird_routes(&self.ask("show route all protocol lb")),
+            Kind::Bird => bird_routes(&self.ask("show route all where proto ~ \"lb*\"")),
             Kind::Frr => ["ipv4", "ipv6"]
                 .iter()
                 .flat_map(|family| {
@@ -257,7 +321,7 @@ impl Router {
     }
 }
 
-fn bird(settings: &Settings, log: &std::path::Path) -> String {
+fn bird(settings: &Settings, extra: &Extra, log: &std::path::Path) -> String {
     let Settings {
         asn,
         router_id,
@@ -272,17 +336,34 @@ fn bird(settings: &Settings, log: &std::path::Path) -> String {
     } else {
         "next hop address fd00:9::fe;"
     };
+    let (radv, ends) = match extra.unnumbered {
+        Some(wire) => (
+            format!(
+                "protocol radv {{ interface \"{wire}\" {{ min ra interval 3; max ra interval 4; }}; }}"
+            ),
+            format!(
+                "local as {asn}; neighbor range fe80::/10 as {neighbor_as}; interface \"{wire}\";
+                 dynamic name \"lb\";"
+            ),
+        ),
+        None => (
+            String::new(),
+            format!("local {address} as {asn}; neighbor {neighbor} as {neighbor_as};"),
+        ),
+    };
+    let lines = &extra.lines;
     format!(
         "log \"{}\" all;
          router id {router_id};
          protocol device {{ }}
          protocol static {{ ipv4; route 203.0.113.0/24 blackhole; route 0.0.0.0/0 blackhole; }}
+         {radv}
          protocol bgp lb {{
            debug {{ states, routes, events, packets }};
-           local {address} as {asn};
-           neighbor {neighbor} as {neighbor_as};
+           {ends}
            hold time 3; connect delay time 1; connect retry time 1; error wait time 1, 2;
            passive {passive}; direct; default bgp_local_pref {OWN_LOCAL_PREF};
+           {lines}
            ipv4 {{ import all; export all; }};
            ipv6 {{ import all; export none; {other} }};
          }}\n",
@@ -290,7 +371,7 @@ fn bird(settings: &Settings, log: &std::path::Path) -> String {
     )
 }
 
-fn frr(settings: &Settings, log: &std::path::Path) -> String {
+fn frr(settings: &Settings, extra: &Extra, log: &std::path::Path) -> String {
     let Settings {
         asn,
         router_id,
@@ -304,6 +385,14 @@ fn frr(settings: &Settings, log: &std::path::Path) -> String {
     } else {
         String::new()
     };
+    let remote = match extra.unnumbered {
+        Some(wire) => format!("neighbor {wire} interface remote-as {neighbor_as}"),
+        None => format!(
+            "neighbor {neighbor} remote-as {neighbor_as}\n neighbor {neighbor} disable-connected-check"
+        ),
+    };
+    let neighbor = extra.unnumbered.unwrap_or(neighbor);
+    let lines = extra.lines.replace("US", neighbor);
     format!(
         "log file {}
 debug bgp neighbor-events
@@ -314,11 +403,11 @@ router bgp {asn}
  no bgp network import-check
  bgp default local-preference {OWN_LOCAL_PREF}
  no bgp default ipv4-unicast
- neighbor {neighbor} remote-as {neighbor_as}
+ {remote}
  neighbor {neighbor} timers 1 3
  neighbor {neighbor} timers connect 1
- neighbor {neighbor} disable-connected-check
  {passive}
+ {lines}
  address-family ipv4 unicast
   network 203.0.113.0/24
   neighbor {neighbor} activate

@@ -80,8 +80,13 @@ impl Speaker {
         });
     }
 
-    pub(crate) fn configure_peer(&self, peer: IpAddr, change: impl FnOnce(&mut config::Peer)) {
-        self.configure(|bgp| change(Arc::make_mut(bgp.peers.get_mut(&peer.into()).unwrap())));
+    pub(crate) fn configure_peer(
+        &self,
+        peer: impl Into<PeerId>,
+        change: impl FnOnce(&mut config::Peer),
+    ) {
+        let peer = peer.into();
+        self.configure(|bgp| change(Arc::make_mut(bgp.peers.get_mut(&peer).unwrap())));
     }
 
     pub(crate) fn announce(&self, address: &str, med: u32) {
@@ -147,10 +152,11 @@ impl Speaker {
         }
     }
 
-    pub(crate) fn until_state(&mut self, peer: IpAddr, state: SessionState) {
+    pub(crate) fn until_state(&mut self, peer: impl Into<PeerId>, state: SessionState) {
+        let peer = peer.into();
         let what = format!("{peer} is {state:?}");
         self.until(Duration::from_secs(30), &what, |speaker| {
-            speaker.state(peer) == Some(state)
+            speaker.state(peer.clone()) == Some(state)
         });
     }
 
@@ -165,11 +171,11 @@ impl Speaker {
         });
     }
 
-    pub(crate) fn state(&self, peer: IpAddr) -> Option<SessionState> {
+    pub(crate) fn state(&self, peer: impl Into<PeerId>) -> Option<SessionState> {
         self.peers.get(&peer.into()).map(|session| session.state)
     }
 
-    pub(crate) fn fault(&self, peer: IpAddr) -> &str {
+    pub(crate) fn fault(&self, peer: impl Into<PeerId>) -> &str {
         self.peers
             .get(&peer.into())
             .and_then(|session| session.fault.as_deref())
@@ -208,13 +214,13 @@ impl Drop for Speaker {
 }
 
 /// A peer of the usual kind: both next hops, a short hold time.
-pub(crate) fn peer(address: IpAddr, peer_as: u32) -> config::Peer {
+pub(crate) fn peer(id: impl Into<PeerId>, peer_as: u32) -> config::Peer {
     config::Peer {
         hold_time: Duration::from_secs(3),
         next_hop_ipv4: Some(crate::US.parse().unwrap()),
         next_hop_ipv6: Some(crate::US_V6.parse().unwrap()),
         advertisement_interval: Duration::ZERO,
-        ..config::Peer::new(address.into(), peer_as)
+        ..config::Peer::new(id.into(), peer_as)
     }
 }
 
