@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::reload::Reload;
 use crate::balancer::Balancer;
@@ -99,6 +99,7 @@ pub async fn run(options: Options) -> Result<(), Ended> {
     let listeners = api::bind(&config.api.listen).await.map_err(Ended::Api)?;
     warn_of_mode(options.mode);
     raise_file_limit();
+    lock_memory();
     let mut daemon = Daemon::start(&options, config, table, listeners);
     let mut reload = Reload::new(options.config);
     loop {
@@ -290,6 +291,27 @@ fn raise_file_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(cause) = raised {
         warn!(error = %cause, "cannot raise the limit of open files");
+    }
+}
+
+/// Keeps in memory what the daemon uses of it, now and later: on a host that is short of memory a keepalive would
+/// else wait for a disk that everybody waits for. Only where there is no limit to locked memory, by permission
+/// (CAP_SYS_RESOURCE) or by `LimitMEMLOCK=infinity`: beyond a limit it is not the locking that fails but the next
+/// allocation, and that ends the process.
+#[expect(unsafe_code, reason = "nix lacks MCL_ONFAULT")]
+fn lock_memory() {
+    let locked = Resource::RLIMIT_MEMLOCK;
+    if setrlimit(locked, RLIM_INFINITY, RLIM_INFINITY).is_err()
+        && !getrlimit(locked).is_ok_and(|(soft, _)| soft == RLIM_INFINITY)
+    {
+        debug!("memory is not locked: there is a limit to it");
+        return;
+    }
+    // What is reserved and never touched (stacks, the allocator's arenas) is not brought in for this.
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: it takes a number and changes where pages are, not what is in them.
+    if unsafe { libc::mlockall(flags) } != 0 {
+        debug!(error = %std::io::Error::last_os_error(), "memory is not locked");
     }
 }
 
