@@ -13,16 +13,25 @@ mod fake;
 mod hostile;
 #[path = "netns.rs"]
 mod netns;
+#[path = "bgp/operated.rs"]
+mod operated;
+#[path = "bgp/policy.rs"]
+mod policy;
+#[path = "bgp/received.rs"]
+mod received;
 #[path = "bgp/router.rs"]
 mod router;
 #[path = "bgp/sockets.rs"]
 mod sockets;
 #[path = "bgp/speaker.rs"]
 mod speaker;
+#[path = "bgp/undisturbed.rs"]
+mod undisturbed;
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use netns::{Namespace, until};
@@ -66,6 +75,7 @@ impl Lab {
                 neighbor: US.into(),
                 neighbor_as: LOCAL_AS,
                 passive: false,
+                networks: Vec::new(),
             };
             adjust(&mut settings);
             Router::start(*kind, namespace, settings)
@@ -264,13 +274,14 @@ fn router_restart(kind: Kind) {
     speaker.until(Duration::from_secs(5), "the session ends", |speaker| {
         speaker.state(FIRST) != Some(SessionState::Established)
     });
-    speaker.until(Duration::from_secs(10), "a second try", |speaker| {
-        speaker
-            .history
-            .iter()
-            .filter(|(_, state)| *state == SessionState::Connect)
-            .count()
-            >= 3
+    // A try that is refused at once need not show as a state, but it sets the time of the next one.
+    let (mut last, mut waits) = (0, 0);
+    until(Duration::from_secs(20), "two tries", || {
+        let next = speaker.session(FIRST).figures.retry_timer.load(Relaxed);
+        if next > last + 500 {
+            (last, waits) = (next, waits + 1);
+        }
+        (waits >= 3).then_some(())
     });
     speaker.withdraw("2001:db8::1");
     lab.routers[0].run();

@@ -2,10 +2,15 @@
 //! It decides nothing; what may be announced stands in the snapshot.
 //!
 //! ```text
-//!  snapshots ─► Speaker ── Orders ─► peer.rs, a task a peer ─► Board ─► report.rs ─► events
-//!               listener.rs ── accepted ──┘  ▲
-//!               unnumbered.rs ─ neighbours ──┘
+//!                 ┌──────────── thread "bgp" ─────────────┐
+//!  snapshots ─────┼► Speaker ── Orders ─► peer.rs, a task ─┼─► Board ─► report.rs ─► events
+//!                 │  listener.rs ── accepted ──┘ a peer    │
+//!                 │  unnumbered.rs ─ neighbours ┘          │
+//!                 └────────────────────────────────────────┘
 //! ```
+//!
+//! All that has to be in time, timers, keepalives and withdrawals, happens on a thread of its own (`thread`); only
+//! events are sent from the caller's.
 //!
 //! Each peer has a session of its own (RFC 4271), with IPv4 and IPv6 unicast over it (RFC 4760), 4-byte AS
 //! numbers (RFC 6793), route refresh (RFC 2918). No graceful restart. What peers announce is counted
@@ -13,16 +18,20 @@
 //!
 #![doc = include_str!("bgp/rfc.md")]
 
+mod established;
+mod export;
+mod heard;
 mod hint;
 mod listener;
 pub mod message;
 pub mod notification;
 mod peer;
-mod peering;
+pub mod peering;
 mod report;
 mod rib;
-mod session;
+pub mod session;
 mod sockopt;
+mod thread;
 mod transport;
 mod unnumbered;
 
@@ -34,10 +43,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::listener::{Accepted, Listeners};
-use self::notification::Cease;
+use self::notification::{Cease, Notification};
 use self::peer::Orders;
 use self::report::Board;
 use self::session::Ends;
+use self::thread::Thread;
 use self::unnumbered::Wires;
 use crate::event::Event;
 use crate::routing::PeerId;
@@ -53,9 +63,15 @@ const ACCEPTED: usize = 2;
 /// `stopping`, it withdraws everything, ends each session with Cease / Administrative Shutdown,
 /// sends [`Event::Peer`] with Idle for each that was not, and then [`Event::Announced`] with the empty
 /// set, once more if it was empty before: after that all connections are closed.
+///
+/// It works on a thread of its own, in the network namespace of the thread that first polls it. Dropping it ends
+/// that thread soon after, and closes all sockets without a word. Panics if the thread has.
 pub async fn run(snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender<Event>) {
     let (board, reports) = Board::new();
-    tokio::join!(speak(snapshots, board), report::send(reports, events));
+    match Thread::start("bgp", speak(snapshots, board)) {
+        Ok(thread) => drop(tokio::join!(thread.ended(), report::send(reports, events))),
+        Err(error) => tracing::error!(%error, "the BGP thread cannot be started"),
+    }
 }
 
 async fn speak(mut snapshots: watch::Receiver<Arc<Snapshot>>, board: Board) {
@@ -127,13 +143,14 @@ impl Speaker {
         let bgp = snapshot.config.bgp.as_ref();
         let wanted = bgp.map_or(&none, |bgp| &bgp.peers);
         let end = if snapshot.stopping {
-            Cease::AdministrativeShutdown
+            let text = bgp.and_then(|bgp| bgp.shutdown_text.as_deref());
+            Notification::cease_because(Cease::AdministrativeShutdown, text)
         } else {
-            Cease::PeerDeconfigured
+            Notification::cease(Cease::PeerDeconfigured)
         };
         for (peer, handle) in &self.peers {
             if snapshot.stopping || !wanted.contains_key(peer) {
-                handle.end(end);
+                handle.end(&end);
             }
         }
         if snapshot.stopping {
@@ -203,10 +220,10 @@ impl Handle {
         });
     }
 
-    fn end(&self, why: Cease) {
+    fn end(&self, why: &Notification) {
         let orders = Orders::clone(&self.orders.borrow());
         self.order(Orders {
-            end: orders.end.or(Some(why)),
+            end: orders.end.or_else(|| Some(why.clone())),
             ..orders
         });
     }

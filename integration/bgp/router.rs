@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) neighbor_as: u32,
     /// It does not connect by itself.
     pub(crate) passive: bool,
+    /// What else it announces to us, beside 203.0.113.0/24; IPv4.
+    pub(crate) networks: Vec<String>,
 }
 
 /// What else a router's configuration says of us.
@@ -329,8 +331,11 @@ fn bird(settings: &Settings, extra: &Extra, log: &std::path::Path) -> String {
         neighbor,
         neighbor_as,
         passive,
+        networks,
     } = settings;
     let passive = if *passive { "on" } else { "off" };
+    let network = |network: &String| format!("route {network} blackhole;");
+    let networks: String = networks.iter().map(network).collect();
     let other = if address.contains(':') {
         ""
     } else {
@@ -356,7 +361,7 @@ fn bird(settings: &Settings, extra: &Extra, log: &std::path::Path) -> String {
         "log \"{}\" all;
          router id {router_id};
          protocol device {{ }}
-         protocol static {{ ipv4; route 203.0.113.0/24 blackhole; route 0.0.0.0/0 blackhole; }}
+         protocol static {{ ipv4; route 203.0.113.0/24 blackhole; route 0.0.0.0/0 blackhole; {networks} }}
          {radv}
          protocol bgp lb {{
            debug {{ states, routes, events, packets }};
@@ -378,8 +383,11 @@ fn frr(settings: &Settings, extra: &Extra, log: &std::path::Path) -> String {
         neighbor,
         neighbor_as,
         passive,
+        networks,
         ..
     } = settings;
+    let network = |network: &String| format!("  network {network}\n");
+    let networks: String = networks.iter().map(network).collect();
     let passive = if *passive {
         format!("neighbor {neighbor} passive")
     } else {
@@ -410,7 +418,7 @@ router bgp {asn}
  {lines}
  address-family ipv4 unicast
   network 203.0.113.0/24
-  neighbor {neighbor} activate
+{networks}  neighbor {neighbor} activate
  exit-address-family
  address-family ipv6 unicast
   neighbor {neighbor} activate

@@ -50,6 +50,7 @@ fn settings(address: &str, neighbor: &str, passive: bool) -> Settings {
         neighbor: neighbor.into(),
         neighbor_as: LOCAL_AS,
         passive,
+        networks: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use plimsoll::config::{self, Bgp, Config};
 use plimsoll::event::Event;
 use plimsoll::routing::session::{Session, SessionState};
 use plimsoll::routing::{PeerId, Policy};
-use plimsoll::snapshot::{Announcement, Condition, Mode, Refusal, Snapshot, Vip};
+use plimsoll::snapshot::{Announcement, Condition, Mode, PeerOrders, Refusal, Snapshot, Vip};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::netns::Namespace;
@@ -21,6 +21,7 @@ pub(crate) struct Speaker {
     snapshots: watch::Sender<Arc<Snapshot>>,
     events: Receiver<Event>,
     stop: Option<oneshot::Sender<()>>,
+    busy: mpsc::UnboundedSender<Duration>,
     thread: Option<JoinHandle<()>>,
     pub(crate) peers: BTreeMap<PeerId, Session>,
     pub(crate) announced: BTreeSet<IpAddr>,
@@ -34,6 +35,7 @@ impl Speaker {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot(bgp)));
         let (to_test, events) = channel();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (busy, mut work) = mpsc::unbounded_channel();
         let namespace = namespace.handle();
         // Sockets belong to the namespace of the thread that opens them, so it is one thread.
         let thread = std::thread::spawn(move || {
@@ -50,9 +52,15 @@ impl Speaker {
                     }
                 };
                 let speak = async { tokio::join!(plimsoll::bgp::run(receiver, sender), forward) };
+                let work = async {
+                    while let Some(time) = work.recv().await {
+                        std::thread::sleep(time);
+                    }
+                };
                 tokio::select! {
                     _ = stopped => {}
                     _ = speak => {}
+                    () = work => {}
                 }
             });
         });
@@ -60,6 +68,7 @@ impl Speaker {
             snapshots,
             events,
             stop: Some(stop),
+            busy,
             thread: Some(thread),
             peers: BTreeMap::new(),
             announced: BTreeSet::new(),
@@ -89,8 +98,28 @@ impl Speaker {
         self.configure(|bgp| change(Arc::make_mut(bgp.peers.get_mut(&peer).unwrap())));
     }
 
+    /// What an operator says of a peer.
+    pub(crate) fn order(&self, peer: IpAddr, change: impl FnOnce(&mut PeerOrders)) {
+        self.publish(|snapshot| {
+            let orders = Arc::make_mut(&mut snapshot.peer_orders);
+            change(orders.entry(peer.into()).or_default());
+        });
+    }
+
+    /// Keeps the runtime that polls [`plimsoll::bgp::run`] from doing anything else for so long.
+    pub(crate) fn keep_busy(&self, time: Duration) {
+        self.busy.send(time).unwrap();
+    }
+
     pub(crate) fn announce(&self, address: &str, med: u32) {
         self.vip(address, Ok(Policy::of_med(med).into()));
+    }
+
+    /// To the peers of this group alone.
+    pub(crate) fn announce_to(&self, group: &str, address: &str, med: u32) {
+        let to = Some(Arc::new(BTreeSet::from([group.into()])));
+        let all = Announcement::from(Policy::of_med(med));
+        self.vip(address, Ok(Announcement { to, ..all }));
     }
 
     pub(crate) fn withdraw(&self, address: &str) {
@@ -173,6 +202,10 @@ impl Speaker {
 
     pub(crate) fn state(&self, peer: impl Into<PeerId>) -> Option<SessionState> {
         self.peers.get(&peer.into()).map(|session| session.state)
+    }
+
+    pub(crate) fn session(&self, peer: IpAddr) -> &Session {
+        &self.peers[&peer.into()]
     }
 
     pub(crate) fn fault(&self, peer: impl Into<PeerId>) -> &str {

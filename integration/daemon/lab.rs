@@ -196,6 +196,7 @@ impl Lab {
             neighbor: "10.9.0.1".into(),
             neighbor_as: LOCAL_AS,
             passive,
+            networks: Vec::new(),
         };
         Router::start(Kind::Bird, self.cable(n), settings)
     }

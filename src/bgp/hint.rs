@@ -7,7 +7,7 @@ use crate::routing::session::Hint;
 
 /// How a session failed, as far as that is telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Symptom {
+pub enum Symptom {
     /// No answer to our SYN, not even a refusal, for as long as an attempt may take.
     ConnectTimedOut,
     /// Reset at our SYN, or closed before the peer's OPEN.

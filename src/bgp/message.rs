@@ -165,6 +165,11 @@ pub fn end_refresh(family: Family) -> Vec<u8> {
     refresh(family, RouteRefreshSubcode::EndOfRouteRefresh)
 }
 
+/// RFC 2918 section 3: the peer is to send its routes of this family again.
+pub fn request_refresh(family: Family) -> Vec<u8> {
+    refresh(family, RouteRefreshSubcode::NormalRequest)
+}
+
 fn refresh(family: Family, subtype: RouteRefreshSubcode) -> Vec<u8> {
     encode(&BgpMessage::RouteRefresh(BgpRouteRefreshMessage::new(
         address_type(family),

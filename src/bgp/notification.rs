@@ -24,18 +24,10 @@ impl Notification {
         Notification::new(CEASE, why as u8, [])
     }
 
-    /// Cease / Administrative Shutdown with a text for the other operator (RFC 9003), cut to 255 bytes; an
-    /// empty one is left out.
-    pub fn shutdown(text: &str) -> Notification {
-        Notification::with_text(Cease::AdministrativeShutdown, text)
-    }
-
-    /// Cease / Administrative Reset, likewise.
-    pub fn reset(text: &str) -> Notification {
-        Notification::with_text(Cease::AdministrativeReset, text)
-    }
-
-    fn with_text(why: Cease, text: &str) -> Notification {
+    /// The same with the operator's words, for those two that carry them (RFC 9003 section 2): an
+    /// Administrative Shutdown or Reset. Beyond 255 bytes they are cut off between two characters.
+    pub fn cease_because(why: Cease, text: Option<&str>) -> Notification {
+        let text = text.unwrap_or_default();
         let text = &text[..text.floor_char_boundary(u8::MAX.into())];
         let mut data = Vec::new();
         if !text.is_empty() {
@@ -218,7 +210,8 @@ mod tests {
             &[2, 0xff, b'\n'],
             "administrative reset (6/4): \"\u{fffd}\\n\" (malformed)",
         );
-        let turned = Notification::reset("\u{1b}[2J\u{202e}\"é");
+        let turned =
+            Notification::cease_because(Cease::AdministrativeReset, Some("\u{1b}[2J\u{202e}\"é"));
         assert_eq!(
             turned.to_string(),
             "administrative reset (6/4): \"\\u{1b}[2J\\u{202e}\\\"é\""
@@ -228,14 +221,18 @@ mod tests {
     #[test]
     fn our_own_texts() {
         assert_eq!(
-            Notification::shutdown("hi"),
+            Notification::cease_because(Cease::AdministrativeShutdown, Some("hi")),
             Notification::new(6, 2, *b"\x02hi")
         );
-        assert_eq!(Notification::shutdown(""), Notification::new(6, 2, []));
+        assert_eq!(
+            Notification::cease_because(Cease::AdministrativeShutdown, Some("")),
+            Notification::new(6, 2, [])
+        );
         // 127 letters of two bytes fit, half a letter does not.
-        let long = Notification::reset(&"é".repeat(200));
+        let long = Notification::cease_because(Cease::AdministrativeReset, Some(&"é".repeat(200)));
         assert_eq!((long.data[0], long.data.len()), (254, 255));
-        let longest = Notification::reset(&"e".repeat(300));
+        let longest =
+            Notification::cease_because(Cease::AdministrativeReset, Some(&"e".repeat(300)));
         assert_eq!((longest.data[0], longest.data.len()), (255, 256));
     }
 
@@ -248,7 +245,7 @@ mod tests {
 
         #[test]
         fn our_texts_read_back(text: String) {
-            let told = Notification::shutdown(&text);
+            let told = Notification::cease_because(Cease::AdministrativeShutdown, Some(&text));
             prop_assert!(told.data.len() <= 256);
             prop_assert!(!told.to_string().ends_with("(malformed)"));
         }

@@ -1,43 +1,49 @@
 //! One peer's task: moves messages, time and orders between the sockets, the state machines
-//! ([`Peering`]) and the routes ([`RibOut`]). It waits for nobody but its own sockets.
+//! ([`Peering`]) and the routes ([`Established`]). It waits for nobody but its own sockets.
 //!
 //! ```text
 //!  bgp.rs ── Orders (watch) ──┐        ┌─► Connection (Out)
 //!         ── accepted ────────┼─► Peer ┼─► Connection (In)
-//!  Board ◄── session, told ───┘        └── Peering, RibOut: pure
+//!  Board ◄── session ─────────┘        └── Peering, Established: pure
 //! ```
 
+mod figures;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::established::{self, Established};
 use super::message::{self, Message, Sender};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
 use super::report::Board;
-use super::rib::RibOut;
 use super::session::{Action, At, Ends, Event};
 use super::sockopt::Failed;
 use super::transport::{self, Connection, Incoming, Limits, Outgoing, Settings};
 use super::unnumbered::Neighbours;
 use crate::chain::chain;
 use crate::config;
-use crate::routing::session::{Figures, Route, Session, SessionState};
+use crate::config::MaximumAction;
+use crate::routing::session::{Figures, Hint, Session, SessionState, Told};
+use crate::service::Family;
 use crate::snapshot::{PeerOrders, Vip};
 
 /// So many connections, with those that are being closed, a peer may cost us.
 const CONNECTIONS: usize = 8;
 /// How long the last withdrawals may take at an end in order.
 const WITHDRAW: Duration = Duration::from_secs(3);
+/// How long a peer that announced too much is left alone, unless somebody changes its configuration or clears it
+/// (RFC 4486 section 4 asks for a longer time than after other ends).
+const OVER_MAXIMUM: Duration = Duration::from_secs(300);
 
 /// What `bgp.rs` wants of a peer's task; the newest order counts.
 #[derive(Clone, Debug)]
@@ -48,14 +54,19 @@ pub(crate) struct Orders {
     pub(crate) vips: OrdMap<IpAddr, Arc<Vip>>,
     pub(crate) said: PeerOrders,
     /// Withdraw everything, give this reason, close, end the task.
-    pub(crate) end: Option<Cease>,
+    pub(crate) end: Option<Notification>,
 }
 
 impl Orders {
     pub(crate) fn same(&self, other: &Orders) -> bool {
         self.vips.ptr_eq(&other.vips)
-            && (&self.ends, &self.peer, &self.said, self.end)
-                == (&other.ends, &other.peer, &other.said, other.end)
+            && (Arc::ptr_eq(&self.peer, &other.peer) || self.peer == other.peer)
+            && (&self.ends, &self.said, &self.end) == (&other.ends, &other.said, &other.end)
+    }
+
+    /// Whether there is to be a session: the operator's word goes over the configuration's.
+    fn enabled(&self) -> bool {
+        self.said.enabled.unwrap_or(self.peer.enabled)
     }
 
     /// How the peer is reached.
@@ -63,19 +74,8 @@ impl Orders {
         Settings::of(self.ends.local_as, &self.peer)
     }
 
-    /// What the peer is to be told of this address.
-    fn route(&self, address: IpAddr, vip: &Vip) -> Option<Arc<Route>> {
-        let announcement = vip.announce.as_ref().ok()?;
-        let next_hop = match address {
-            IpAddr::V4(_) => self.peer.next_hop_ipv4.map(IpAddr::from),
-            IpAddr::V6(_) => self.peer.next_hop_ipv6.map(IpAddr::from),
-        };
-        let attributes = announcement.attributes(Some(&self.peer.policy)).into();
-        message::is_unicast(address).then_some(())?;
-        Some(Arc::new(Route {
-            next_hop: next_hop?,
-            attributes,
-        }))
+    fn cease(&self, why: Cease) -> Notification {
+        Notification::cease_because(why, self.said.text.as_deref())
     }
 }
 
@@ -102,20 +102,26 @@ struct Peer {
     current: Arc<Orders>,
     peering: Peering,
     connecting: Option<Connecting>,
-    outgoing: Option<Connection>,
-    incoming: Option<Connection>,
-    /// The routes of the session that is established, and its side.
-    rib: Option<(Side, RibOut)>,
+    outgoing: Option<Link>,
+    incoming: Option<Link>,
+    established: Option<Established>,
+    /// Left alone until then, and why.
+    shunned: Option<(Instant, String)>,
     /// Everything is being withdrawn, for the end; until then it may take.
     ending: Option<Instant>,
     /// The connections' tasks, also of those that are being closed.
     tasks: JoinSet<()>,
-    /// How many prefixes the peer has announced and withdrawn in this session.
-    heard: (usize, usize),
-    reported: SessionState,
+    /// As the operator sees it, except for what [`Peer::report`] looks up.
+    shown: Session,
     /// The last fault in the log.
     logged: Option<String>,
-    figures: Arc<Figures>,
+}
+
+/// A connection and its two ends.
+struct Link {
+    connection: Connection,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 impl Peer {
@@ -136,13 +142,16 @@ impl Peer {
             connecting: None,
             outgoing: None,
             incoming: None,
-            rib: None,
+            established: None,
+            shunned: None,
             ending: None,
             tasks: JoinSet::new(),
-            heard: (0, 0),
-            reported: SessionState::Idle,
+            shown: Session {
+                since: Some(figures::wall_clock()),
+                figures: Arc::new(Figures::default()),
+                ..Session::default()
+            },
             logged: None,
-            figures: Arc::default(),
         }
     }
 
@@ -151,20 +160,18 @@ impl Peer {
         if self.current.end.is_some() {
             return;
         }
-        let actions = self.peering.start(at());
-        self.apply(actions);
+        if self.current.enabled() {
+            self.start();
+        }
         loop {
             self.send_updates();
             self.report();
             if self.is_ended() {
                 return;
             }
-            let sending = self
-                .rib
-                .as_ref()
-                .filter(|(_, rib)| rib.is_pending())
-                .map(|(side, _)| *side);
-            let timer = [self.peering.next_timer(), self.ending];
+            let pending = self.established.as_ref().filter(|e| e.is_pending());
+            let sending = pending.map(|established| established.side);
+            let timer = self.next_timer();
             tokio::select! {
                 changed = self.orders.changed() => match changed {
                     Ok(()) => self.obey(),
@@ -178,7 +185,7 @@ impl Peer {
                 event = next(&mut self.incoming, sending == Some(Side::In)) => {
                     self.receive(Side::In, event);
                 }
-                () = sleep(timer.into_iter().flatten().min()) => self.timers(),
+                () = sleep(timer) => self.timers(),
                 Some(_) = self.tasks.join_next() => {}
             }
         }
@@ -186,9 +193,9 @@ impl Peer {
 
     /// Says why and closes; returns when the sockets are closed.
     async fn end(&mut self) {
-        let why = self.current.end.unwrap_or(Cease::AdministrativeShutdown);
-        let actions = self.peering.stop(&Notification::cease(why), at());
-        self.apply(actions);
+        let why = self.current.end.clone();
+        let why = why.unwrap_or_else(|| Notification::cease(Cease::AdministrativeShutdown));
+        self.stop(&why);
         while self.tasks.join_next().await.is_some() {}
         self.report();
     }
@@ -197,53 +204,79 @@ impl Peer {
         let Some(until) = self.ending else {
             return false;
         };
-        match &self.rib {
-            Some((_, rib)) => rib.told().is_empty() && !rib.is_pending() || Instant::now() >= until,
+        match &self.established {
+            Some(established) => established.is_empty() || Instant::now() >= until,
             // Nothing to withdraw.
             None => true,
         }
     }
 
+    fn start(&mut self) {
+        self.shunned = None;
+        let actions = self.peering.start(at());
+        self.apply(actions);
+    }
+
+    fn stop(&mut self, why: &Notification) {
+        let actions = self.peering.stop(why, at());
+        self.apply(actions);
+    }
+
+    fn restart(&mut self, why: &Notification) {
+        self.shunned = None;
+        let ends = self.current.ends.clone();
+        let actions = self.peering.restart(ends, why, at());
+        self.apply(actions);
+    }
+
     fn obey(&mut self) {
         let orders = self.orders.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.current, orders);
         if self.ending.is_some() {
             // There is no way back from an end.
-            self.current = before;
             return;
         }
+        let before = std::mem::replace(&mut self.current, orders);
         if self.current.end.is_some() {
             self.ending = Some(Instant::now() + WITHDRAW);
-            if let Some((_, rib)) = &mut self.rib {
-                rib.want_nothing();
+            if let Some(established) = &mut self.established {
+                established.want_nothing();
             }
             return;
         }
-        // A key or a TTL cannot be changed under a connection that is up.
-        let other_way = before.settings() != self.current.settings();
-        if other_way || self.current.ends != *self.peering.ends() {
-            let why = Notification::cease(Cease::OtherConfigurationChange);
-            let ends = self.current.ends.clone();
-            let actions = self.peering.restart(ends, &why, at());
-            self.apply(actions);
+        self.obey_session(&before);
+        if let Some(established) = &mut self.established {
+            established.obey(&before, &self.current);
         }
-        if let Some((_, rib)) = &mut self.rib {
-            if before.peer != self.current.peer {
-                for (prefix, vip) in &self.current.vips {
-                    rib.want(*prefix, self.current.route(*prefix, vip));
-                }
-            }
-            for change in before.vips.diff(&self.current.vips) {
-                match change {
-                    DiffItem::Add(prefix, vip)
-                    | DiffItem::Update {
-                        new: (prefix, vip), ..
-                    } => {
-                        rib.want(*prefix, self.current.route(*prefix, vip));
-                    }
-                    DiffItem::Remove(prefix, _) => rib.want(*prefix, None),
-                }
-            }
+        self.check_maximum();
+    }
+
+    /// What the orders mean for the session itself.
+    fn obey_session(&mut self, before: &Orders) {
+        let orders = self.current.clone();
+        let (was_enabled, enabled) = (before.enabled(), orders.enabled());
+        // Policy, next hops, limits and all that is not agreed on when a session begins change without a reset.
+        let kept = orders.ends == *self.peering.ends() && orders.settings() == before.settings();
+        if was_enabled && !enabled {
+            self.shunned = None;
+            self.stop(&orders.cease(Cease::AdministrativeShutdown));
+        }
+        let at_rest = !was_enabled || !enabled;
+        if at_rest && !kept {
+            // It begins with what is new.
+            self.peering = Peering::new(orders.ends.clone());
+        }
+        if !enabled {
+            return;
+        }
+        if !was_enabled {
+            self.start();
+        } else if !kept {
+            self.restart(&Notification::cease(Cease::OtherConfigurationChange));
+        } else if orders.said.clears > before.said.clears {
+            self.restart(&orders.cease(Cease::AdministrativeReset));
+        } else if self.shunned.is_some() && orders.peer != before.peer {
+            // Somebody has done something about what it was left alone for.
+            self.start();
         }
     }
 
@@ -255,8 +288,7 @@ impl Peer {
         let admitted = if self.ending.is_none() {
             self.peering.admit(at())
         } else {
-            // RFC 4486: Connection Rejected.
-            Err(Notification::new(6, 5, []))
+            Err(Notification::cease(Cease::ConnectionRejected))
         };
         match admitted {
             Ok(actions) => {
@@ -290,46 +322,119 @@ impl Peer {
 
     fn open(&mut self, side: Side, stream: TcpStream) {
         let connection = Connection::new(stream, self.limits(), &mut self.tasks);
-        let (peer, ends) = (&self.current.peer.id, (connection.local, connection.remote));
-        tracing::debug!(%peer, ?side, ?ends, "connected");
-        *self.connection(side) = Some(connection);
-        self.event(side, Event::Connected);
+        let event = match (connection.local, connection.remote) {
+            (Some(local), Some(remote)) => {
+                tracing::debug!(peer = %self.current.peer.id, ?side, %local, %remote, "connected");
+                *self.link(side) = Some(Link {
+                    connection,
+                    local,
+                    remote,
+                });
+                Event::Connected
+            }
+            (None, _) | (_, None) => {
+                Event::ConnectionFails("the connection is gone already".into())
+            }
+        };
+        self.event(side, event);
     }
 
     fn receive(&mut self, side: Side, incoming: Option<Incoming>) {
         let Some(incoming) = incoming else { return };
         let event = match incoming {
-            Incoming::Frame(frame) => match message::decode(&frame, self.sender()) {
-                Ok(message) => {
-                    if let Message::Update(update) = &message {
-                        self.heard.0 += update.announced.len();
-                        self.heard.1 += update.withdrawn.len();
+            Incoming::Frame(frame) => {
+                figures::count(&self.shown.figures.received, &frame);
+                match message::decode(&frame, self.sender()) {
+                    Ok(message) => {
+                        self.hear(side, &message);
+                        Event::Received(message)
                     }
-                    Event::Received(message)
+                    Err(notification) => Event::Malformed(notification),
                 }
-                Err(notification) => Event::Malformed(notification),
-            },
+            }
             Incoming::BadHeader(notification) => Event::Malformed(notification),
             Incoming::Failed(fault) => Event::ConnectionFails(fault),
-            Incoming::SendHoldExpired => Event::ConnectionFails("send hold timer expired".into()),
+            Incoming::SendHoldExpired => Event::SendHoldTimerExpires,
             Incoming::Written(withdrawn) => {
-                if let Some((_, rib)) = self.rib.as_mut().filter(|(of, _)| *of == side) {
-                    rib.written(&withdrawn);
+                if let Some(established) = self.established_by(side) {
+                    established.written(&withdrawn);
                 }
                 return;
             }
         };
         self.event(side, event);
+        self.check_maximum();
+    }
+
+    /// What of a message is not the state machine's affair.
+    fn hear(&mut self, side: Side, message: &Message) {
+        match message {
+            Message::Update(update) => {
+                let vips = self.current.vips.clone();
+                let Some(established) = self.established_by(side) else {
+                    return;
+                };
+                established.hear(update, &vips);
+                if let Some(fault) = &update.fault {
+                    figures::add(&self.shown.figures.malformed);
+                    tracing::debug!(peer = %self.current.peer.id, fault, "a malformed UPDATE");
+                }
+            }
+            Message::RouteRefresh(refresh) => {
+                if let Some(established) = self.established_by(side) {
+                    established.refreshed(*refresh);
+                }
+            }
+            Message::Notification(told) => self.shown.heard_last = Some(Arc::new(said(told))),
+            Message::Open(_) | Message::Keepalive => {}
+        }
+    }
+
+    fn check_maximum(&mut self) {
+        let Some(established) = &mut self.established else {
+            return;
+        };
+        for (index, family) in figures::FAMILIES.into_iter().enumerate() {
+            figures::set(
+                &self.shown.figures.prefixes[index],
+                established.count(family),
+            );
+        }
+        let over = established.newly_over_maximum();
+        let config::Peer {
+            id,
+            maximum_prefixes,
+            maximum_prefixes_action,
+            ..
+        } = &*self.current.peer;
+        let Some(&family) = over.first() else { return };
+        tracing::warn!(peer = %id, ?over, maximum_prefixes, "the peer announces too many prefixes");
+        match maximum_prefixes_action {
+            MaximumAction::Warn => {}
+            MaximumAction::Cease => {
+                let why = too_many(family, *maximum_prefixes);
+                let fault = format!("{why}: more than maximum-prefixes = {maximum_prefixes}");
+                self.stop(&why);
+                self.shunned = Some((Instant::now() + OVER_MAXIMUM, fault));
+            }
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let routes = self.established.as_ref().and_then(Established::next_due);
+        let shunned = self.shunned.as_ref().map(|(until, _)| *until);
+        [self.peering.next_timer(), self.ending, routes, shunned]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn timers(&mut self) {
         // If it was us who slept, what has arrived meanwhile is news of the peer, too.
         for side in Side::BOTH {
             for _ in 0..transport::FRAMES_IN {
-                let arrived = self
-                    .connection(side)
-                    .as_mut()
-                    .and_then(Connection::try_recv);
+                let link = self.link(side).as_mut();
+                let arrived = link.and_then(|link| link.connection.try_recv());
                 if arrived.is_none() {
                     break;
                 }
@@ -338,6 +443,14 @@ impl Peer {
         }
         let actions = self.peering.due(at());
         self.apply(actions);
+        let now = Instant::now();
+        if self
+            .shunned
+            .as_ref()
+            .is_some_and(|(until, _)| *until <= now)
+        {
+            self.start();
+        }
     }
 
     fn event(&mut self, side: Side, event: Event) {
@@ -353,24 +466,28 @@ impl Peer {
                         transport::connect(self.current.settings(), self.neighbours.clone());
                     self.connecting = Some(Box::pin(connecting));
                 }
-                Action::SendOpen(open) => self.send(side, message::open(&open)),
-                Action::SendKeepalive => self.send(side, message::keepalive()),
+                Action::SendOpen(open) => drop(self.send(side, message::open(&open), Vec::new())),
+                Action::SendKeepalive => drop(self.send(side, message::keepalive(), Vec::new())),
                 Action::Close(notification) => self.close(side, notification.as_ref()),
                 Action::Established(negotiated) => {
-                    let Ends {
-                        local_as, peer_as, ..
-                    } = self.current.ends;
-                    let mut rib = RibOut::new(local_as, local_as == peer_as, &negotiated);
-                    for (prefix, vip) in &self.current.vips {
-                        rib.want(*prefix, self.current.route(*prefix, vip));
-                    }
-                    self.rib = Some((side, rib));
-                    self.heard = (0, 0);
+                    let Some(link) = self.link(side) else {
+                        continue;
+                    };
+                    let (local, remote) = (link.local, link.remote);
+                    let shown = established::shown(&negotiated, local, remote);
+                    self.shown.negotiated = Some(Arc::new(shown));
+                    self.established = Some(Established::new(
+                        side,
+                        local.ip(),
+                        negotiated,
+                        &self.current,
+                    ));
+                    figures::add(&self.shown.figures.times_established);
                     self.logged = None;
                 }
                 Action::Refresh(family) => {
-                    if let Some((_, rib)) = &mut self.rib {
-                        rib.refresh(family);
+                    if let Some(established) = self.established_by(side) {
+                        established.refresh(family);
                     }
                 }
                 Action::Fault(fault) => self.log_fault(fault),
@@ -381,19 +498,22 @@ impl Peer {
     /// Only UPDATEs are read by it, and they come when it is settled.
     fn sender(&self) -> Sender {
         let ends = &self.current.ends;
+        let established = self.established.as_ref();
         Sender {
             internal: ends.local_as == ends.peer_as,
-            four_octet_as: self.rib.as_ref().is_none_or(|(_, rib)| rib.four_octet_as()),
+            four_octet_as: established.is_none_or(Established::four_octet_as),
         }
     }
 
     /// Where there is no room the peer has more than a keepalive before it already.
-    fn send(&mut self, side: Side, frame: Vec<u8>) {
-        if let Some(connection) = self.connection(side) {
-            connection.send(Outgoing {
-                frame,
-                withdrawn: Vec::new(),
-            });
+    fn send(&mut self, side: Side, frame: Vec<u8>, withdrawn: Vec<IpAddr>) -> bool {
+        let figures = self.shown.figures.clone();
+        match self.link(side) {
+            Some(link) if link.connection.has_room() => {
+                figures::count(&figures.sent, &frame);
+                link.connection.send(Outgoing { frame, withdrawn })
+            }
+            Some(_) | None => false,
         }
     }
 
@@ -401,34 +521,41 @@ impl Peer {
         if side == Side::Out {
             self.connecting = None;
         }
-        self.rib.take_if(|(of, _)| *of == side);
-        if let Some(connection) = self.connection(side).take() {
-            connection.close(last.map(message::notification));
+        if self.established.take_if(|e| e.side == side).is_some() {
+            figures::add(&self.shown.figures.times_lost);
+            figures::FAMILIES.iter().enumerate().for_each(|(index, _)| {
+                figures::set(&self.shown.figures.prefixes[index], 0);
+            });
+            self.shown.negotiated = None;
+        }
+        if let Some(link) = self.link(side).take() {
+            let frame = last.map(message::notification);
+            if let (Some(last), Some(frame)) = (last, &frame) {
+                self.shown.told_last = Some(Arc::new(said(last)));
+                figures::count(&self.shown.figures.sent, frame);
+            }
+            link.connection.close(frame);
         }
     }
 
     /// As many UPDATEs as the writer has room for.
     fn send_updates(&mut self) {
-        let Some((side, rib)) = &mut self.rib else {
+        let now = Instant::now();
+        let Some(established) = &mut self.established else {
             return;
         };
-        let connection = match side {
-            Side::Out => &self.outgoing,
-            Side::In => &self.incoming,
-        };
-        let Some(connection) = connection else { return };
+        established.release(now);
+        let side = established.side;
         let mut sent = false;
-        while rib.is_pending() && connection.has_room() {
-            if let Some(update) = rib.next() {
-                // Only we put something in, so the room is still there.
-                sent = connection.send(Outgoing {
-                    frame: update.frame,
-                    withdrawn: update.withdrawn,
-                });
-            }
+        while self.has_room(side)
+            && let Some(established) = &mut self.established
+            && let Some(update) = established.next(now)
+        {
+            let is_update = figures::is_update(&update.frame);
+            // Only we put something in, so the room is still there.
+            sent |= self.send(side, update.frame, update.withdrawn) && is_update;
         }
         if sent {
-            let side = *side;
             self.event(side, Event::UpdateSent);
         }
     }
@@ -442,38 +569,75 @@ impl Peer {
     }
 
     fn report(&mut self) {
+        figures::timers(&self.shown.figures, &self.peering.timers());
         let state = self.peering.furthest();
-        if state != self.reported {
+        if state != self.shown.state {
             self.log_state(state);
-            self.reported = state;
+            let was = self.shown.state == SessionState::Established;
+            if was != (state == SessionState::Established) {
+                self.shown.since = Some(figures::wall_clock());
+            }
         }
-        let routes = self.rib.as_ref().map(|(_, rib)| rib.told().clone());
-        let session = Session {
-            state,
-            fault: self.peering.fault().cloned(),
-            routes: routes.unwrap_or_default(),
-            figures: self.figures.clone(),
-            ..Session::default()
-        };
-        self.board.peer(&self.current.peer.id, session);
+        let shunned = self.shunned.as_ref().map(|(_, fault)| fault);
+        let fault = shunned.or_else(|| self.peering.fault());
+        let shown = &mut self.shown;
+        shown.state = state;
+        if shown.fault.as_ref() != fault {
+            shown.fault = fault.cloned();
+        }
+        match &self.established {
+            Some(established) => {
+                shown.routes = established.routes().clone();
+                shown.untold = established.untold().clone();
+                shown.foreign = established.foreign().clone();
+                shown.over_maximum = established.over_maximum().clone();
+            }
+            None => {
+                shown.routes = OrdMap::new();
+                shown.untold = OrdMap::new();
+                shown.foreign = OrdMap::new();
+                shown.over_maximum.clear();
+            }
+        }
+        self.shown.hint = self.hint();
+        self.board.peer(&self.current.peer.id, &self.shown);
+    }
+
+    fn hint(&self) -> Option<Hint> {
+        let authenticated = self.current.peer.authentication.is_some();
+        match &self.established {
+            Some(established) => established
+                .misses_a_family()
+                .then_some(Hint::FamilyNotActivated),
+            None => self.peering.hint(authenticated),
+        }
     }
 
     fn log_state(&self, state: SessionState) {
-        let (peer, heard) = (&self.current.peer.id, self.heard);
+        let peer = &self.current.peer.id;
         if state == SessionState::Established {
             tracing::info!(%peer, "BGP session established");
-        } else if self.reported == SessionState::Established {
-            tracing::info!(%peer, ?state, ?heard, "BGP session ended");
+        } else if self.shown.state == SessionState::Established {
+            tracing::info!(%peer, ?state, "BGP session ended");
         } else {
             tracing::debug!(%peer, ?state, "BGP session changed");
         }
     }
 
-    fn connection(&mut self, side: Side) -> &mut Option<Connection> {
+    fn established_by(&mut self, side: Side) -> Option<&mut Established> {
+        self.established.as_mut().filter(|e| e.side == side)
+    }
+
+    fn link(&mut self, side: Side) -> &mut Option<Link> {
         match side {
             Side::Out => &mut self.outgoing,
             Side::In => &mut self.incoming,
         }
+    }
+
+    fn has_room(&mut self, side: Side) -> bool {
+        let link = self.link(side).as_ref();
+        link.is_some_and(|link| link.connection.has_room())
     }
 
     fn limits(&self) -> Limits {
@@ -489,6 +653,26 @@ impl Peer {
     }
 }
 
+/// RFC 4486 section 4: which family, and how many would have been taken.
+fn too_many(family: Family, maximum: u32) -> Notification {
+    let afi: u8 = match family {
+        Family::Ipv4 => 1,
+        Family::Ipv6 => 2,
+    };
+    let [a, b, c, d] = maximum.to_be_bytes();
+    let why = Notification::cease(Cease::MaximumPrefixes);
+    Notification::new(why.code, why.subcode, [0, afi, 1, a, b, c, d])
+}
+
+fn said(notification: &Notification) -> Told {
+    Told {
+        at: figures::wall_clock(),
+        code: notification.code,
+        subcode: notification.subcode,
+        text: notification.to_string(),
+    }
+}
+
 fn at() -> At {
     At::new(Instant::now(), fastrand::f64())
 }
@@ -501,9 +685,9 @@ async fn opt<F: Future + Unpin>(future: Option<F>) -> F::Output {
 }
 
 /// `None`: the writer has room again.
-async fn next(connection: &mut Option<Connection>, sending: bool) -> Option<Incoming> {
-    match connection {
-        Some(connection) => connection.next(sending).await,
+async fn next(link: &mut Option<Link>, sending: bool) -> Option<Incoming> {
+    match link {
+        Some(link) => link.connection.next(sending).await,
         None => std::future::pending().await,
     }
 }

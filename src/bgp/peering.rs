@@ -16,7 +16,7 @@ use crate::routing::session::{Hint, SessionState};
 
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Side {
+pub enum Side {
     /// We did.
     Out,
     /// The peer did.
@@ -24,7 +24,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    pub(crate) const BOTH: [Side; 2] = [Side::Out, Side::In];
+    pub const BOTH: [Side; 2] = [Side::Out, Side::In];
 
     fn other(self) -> Side {
         match self {
@@ -35,10 +35,10 @@ impl Side {
 }
 
 /// Actions, each with the connection that it is for.
-pub(crate) type Actions = Vec<(Side, Action)>;
+pub type Actions = Vec<(Side, Action)>;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Peering {
+pub struct Peering {
     ends: Ends,
     started: bool,
     /// Always there; it is the one that starts and retries.
@@ -48,13 +48,11 @@ pub(crate) struct Peering {
     fault: Option<String>,
     /// Of the fault.
     symptom: Option<Symptom>,
-    told_last: Option<Notification>,
-    heard_last: Option<Notification>,
 }
 
 impl Peering {
     /// Nothing happens before [`Peering::start`].
-    pub(crate) fn new(ends: Ends) -> Peering {
+    pub fn new(ends: Ends) -> Peering {
         let outgoing = Session::new(ends.clone());
         Peering {
             ends,
@@ -63,22 +61,20 @@ impl Peering {
             incoming: None,
             fault: None,
             symptom: None,
-            told_last: None,
-            heard_last: None,
         }
     }
 
-    pub(crate) fn ends(&self) -> &Ends {
+    pub fn ends(&self) -> &Ends {
         &self.ends
     }
 
-    pub(crate) fn start(&mut self, at: At) -> Actions {
+    pub fn start(&mut self, at: At) -> Actions {
         self.started = true;
         self.run(Side::Out, Event::Start, at)
     }
 
     /// Ends everything, tells the peer why, and stays ended until a start.
-    pub(crate) fn stop(&mut self, why: &Notification, at: At) -> Actions {
+    pub fn stop(&mut self, why: &Notification, at: At) -> Actions {
         self.started = false;
         let mut actions = self.run(Side::Out, Event::Stop(why.clone()), at);
         actions.extend(self.run(Side::In, Event::Stop(why.clone()), at));
@@ -88,7 +84,7 @@ impl Peering {
 
     /// Ends everything, tells the peer why, and starts at once, whatever has failed before: for an operator's
     /// clear (Cease / Administrative Reset) and for another configuration of the peer.
-    pub(crate) fn restart(&mut self, ends: Ends, why: &Notification, at: At) -> Actions {
+    pub fn restart(&mut self, ends: Ends, why: &Notification, at: At) -> Actions {
         let mut actions = self.stop(why, at);
         self.outgoing = Session::new(ends.clone());
         self.ends = ends;
@@ -98,7 +94,7 @@ impl Peering {
 
     /// Whether a connection that the peer opened is taken. If so, apply the actions, which end an
     /// earlier one, and then hand in [`Event::Connected`] for [`Side::In`]; else it is told this and closed.
-    pub(crate) fn admit(&mut self, at: At) -> Result<Actions, Notification> {
+    pub fn admit(&mut self, at: At) -> Result<Actions, Notification> {
         // RFC 4486 section 4: Connection Rejected, as the peer is configured not to be talked to.
         if !self.started {
             return Err(Notification::new(6, 5, []));
@@ -114,7 +110,7 @@ impl Peering {
         Ok(actions)
     }
 
-    pub(crate) fn handle(&mut self, side: Side, event: Event, at: At) -> Actions {
+    pub fn handle(&mut self, side: Side, event: Event, at: At) -> Actions {
         if let Event::Received(Message::Open(open)) = &event
             && let Some(loser) = self.collision(side, open, at)
         {
@@ -131,7 +127,7 @@ impl Peering {
     }
 
     /// Handles all timers that have expired.
-    pub(crate) fn due(&mut self, at: At) -> Actions {
+    pub fn due(&mut self, at: At) -> Actions {
         let mut actions = Actions::new();
         for side in Side::BOTH {
             while let Some(event) = self.session(side).and_then(|session| session.due(at.now)) {
@@ -142,7 +138,7 @@ impl Peering {
         actions
     }
 
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
+    pub fn next_timer(&self) -> Option<Instant> {
         let incoming = self.incoming.as_ref().and_then(Session::next_timer);
         [self.outgoing.next_timer(), incoming]
             .into_iter()
@@ -150,7 +146,7 @@ impl Peering {
             .min()
     }
 
-    pub(crate) fn state(&self, side: Side) -> SessionState {
+    pub fn state(&self, side: Side) -> SessionState {
         match side {
             Side::Out => self.outgoing.state(),
             Side::In => self
@@ -161,31 +157,22 @@ impl Peering {
     }
 
     /// As the operator sees it: the connection that is furthest.
-    pub(crate) fn furthest(&self) -> SessionState {
+    pub fn furthest(&self) -> SessionState {
         self.state(Side::Out).max(self.state(Side::In))
     }
 
     /// The last thing that went wrong, until the session is established again.
-    pub(crate) fn fault(&self) -> Option<&String> {
+    pub fn fault(&self) -> Option<&String> {
         self.fault.as_ref()
     }
 
     /// What the fault looks like; `authenticated`: a key is configured for the peer.
-    pub(crate) fn hint(&self, authenticated: bool) -> Option<Hint> {
+    pub fn hint(&self, authenticated: bool) -> Option<Hint> {
         hint::hint(self.symptom?, authenticated)
     }
 
-    /// The last NOTIFICATION that was handed out for the peer, and the last that came from it.
-    pub(crate) fn told_last(&self) -> Option<&Notification> {
-        self.told_last.as_ref()
-    }
-
-    pub(crate) fn heard_last(&self) -> Option<&Notification> {
-        self.heard_last.as_ref()
-    }
-
     /// Of the connection that is furthest; the next try is always ours.
-    pub(crate) fn timers(&self) -> Timers {
+    pub fn timers(&self) -> Timers {
         let incoming = self.incoming.as_ref();
         let furthest = incoming.filter(|incoming| incoming.state() > self.outgoing.state());
         Timers {
@@ -196,7 +183,7 @@ impl Peering {
     }
 
     /// What must hold between any two calls; `Err`: what does not.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         self.outgoing.check()?;
         self.incoming.as_ref().map_or(Ok(()), Session::check)?;
         let states = Side::BOTH.map(|side| self.state(side));
@@ -301,16 +288,11 @@ impl Peering {
             return Actions::new();
         };
         let symptom = session.symptom(&event, at.now);
-        let heard = match &event {
-            Event::Received(Message::Notification(heard)) => Some(heard.clone()),
-            _ => None,
-        };
         // The peer has seen the collision first: no fault while the other connection is there.
-        let collision = heard
-            .as_ref()
-            .is_some_and(|n| (n.code, n.subcode) == (6, 7))
-            && self.look(side.other()).is_some_and(Session::is_connected);
-        self.heard_last = heard.or(self.heard_last.take());
+        let collision = matches!(
+            &event,
+            Event::Received(Message::Notification(heard)) if (heard.code, heard.subcode) == (6, 7)
+        ) && self.look(side.other()).is_some_and(Session::is_connected);
         let Some(session) = self.session(side) else {
             return Actions::new();
         };
@@ -320,11 +302,10 @@ impl Peering {
             match action {
                 Action::Fault(fault) => (self.fault, self.symptom) = (Some(fault.clone()), symptom),
                 Action::Established(_) => (self.fault, self.symptom) = (None, None),
-                Action::Close(Some(told)) => self.told_last = Some(told.clone()),
                 Action::Connect
                 | Action::SendOpen(_)
                 | Action::SendKeepalive
-                | Action::Close(None)
+                | Action::Close(_)
                 | Action::Refresh(_) => {}
             }
         }

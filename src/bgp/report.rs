@@ -34,11 +34,11 @@ impl Board {
         (Board(Arc::new(sender)), receiver)
     }
 
-    pub(crate) fn peer(&self, peer: &PeerId, session: Session) {
+    pub(crate) fn peer(&self, peer: &PeerId, session: &Session) {
         self.0.send_if_modified(|report| {
-            let changed = report.peers.get(peer) != Some(&session);
+            let changed = report.peers.get(peer) != Some(session);
             if changed {
-                report.peers.insert(peer.clone(), session);
+                report.peers.insert(peer.clone(), session.clone());
             }
             changed
         });
@@ -194,14 +194,14 @@ mod tests {
             PeerId::from(IpAddr::from([10, 0, 0, 1])),
             PeerId::from(IpAddr::from([10, 0, 0, 2])),
         );
-        board.peer(&one, session(SessionState::Established, &[1, 2]));
-        board.peer(&two, session(SessionState::Idle, &[]));
+        board.peer(&one, &session(SessionState::Established, &[1, 2]));
+        board.peer(&two, &session(SessionState::Idle, &[]));
         let events = update(&mut sent, &reports);
         assert_eq!(events.len(), 3);
         assert_eq!(events[2], r#"{"Announced":["192.0.2.1","192.0.2.2"]}"#);
         assert!(update(&mut sent, &reports).is_empty());
 
-        board.peer(&two, session(SessionState::Established, &[2]));
+        board.peer(&two, &session(SessionState::Established, &[2]));
         assert_eq!(
             update(&mut sent, &reports).len(),
             1,
@@ -218,7 +218,7 @@ mod tests {
         let (board, reports) = Board::new();
         let mut sent = Sent::default();
         let peer = PeerId::from(IpAddr::from([10, 0, 0, 1]));
-        board.peer(&peer, session(SessionState::Established, &[]));
+        board.peer(&peer, &session(SessionState::Established, &[]));
         update(&mut sent, &reports);
         board.peer_is_gone(&peer);
         board.stopped();

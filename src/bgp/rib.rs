@@ -3,14 +3,17 @@
 //! It is state, not a queue: whatever changes while a peer does not read, the difference is never
 //! larger than the table, and only what is wanted at last is sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::OrdMap;
+use tokio::time::Instant;
 
 use super::message::{self, Dialect};
-use super::session::Negotiated;
+use super::session::{Ends, Negotiated};
+use crate::routing::Role;
 use crate::routing::session::Route;
 use crate::service::Family;
 
@@ -19,6 +22,8 @@ use crate::service::Family;
 pub(crate) struct RibOut {
     dialect: Dialect,
     families: BTreeSet<Family>,
+    /// Whether a refresh is marked by its begin and end (RFC 7313).
+    marks_refreshes: bool,
     wanted: BTreeMap<IpAddr, Arc<Route>>,
     /// What the peer has, as soon as all that [`RibOut::next`] gave has reached it.
     sent: BTreeMap<IpAddr, Arc<Route>>,
@@ -26,13 +31,19 @@ pub(crate) struct RibOut {
     told: OrdMap<IpAddr, Arc<Route>>,
     /// In `sent`, not in `wanted`.
     withdrawals: BTreeSet<IpAddr>,
-    /// In `wanted`, and to be sent; by attributes, since an UPDATE has one set of them.
-    announcements: BTreeMap<Arc<Route>, BTreeSet<IpAddr>>,
+    /// In `wanted`, and to be sent now; by attributes, since an UPDATE has one set of them.
+    announcements: BTreeMap<(Family, Arc<Route>), BTreeSet<IpAddr>>,
+    /// In `wanted`, and to be sent when their time in `recent` is over.
+    held: BTreeSet<IpAddr>,
+    recent: Recent,
     /// End-of-RIB markers (RFC 4724 section 2) that follow the first whole table.
     marks: BTreeSet<Family>,
+    /// Refreshes that were asked for and are not begun; that are begun and not ended.
+    asked: BTreeSet<Family>,
+    refreshing: BTreeSet<Family>,
 }
 
-/// One UPDATE to write.
+/// One message to write.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Update {
     pub(crate) frame: Vec<u8>,
@@ -40,24 +51,43 @@ pub(crate) struct Update {
     pub(crate) withdrawn: Vec<IpAddr>,
 }
 
+/// When prefixes were last announced, for as long as that keeps them from being announced again
+/// (RFC 4271 section 9.2.1.1).
+#[derive(Debug)]
+struct Recent {
+    /// MinRouteAdvertisementIntervalTimer.
+    interval: Duration,
+    at: BTreeMap<IpAddr, Instant>,
+    /// The same in order of time, with entries that a later one has made void.
+    order: VecDeque<(Instant, IpAddr)>,
+}
+
 impl RibOut {
-    pub(crate) fn new(local_as: u32, internal: bool, negotiated: &Negotiated) -> RibOut {
+    pub(crate) fn new(ends: &Ends, negotiated: &Negotiated, interval: Duration) -> RibOut {
         RibOut {
-            dialect: Dialect {
-                local_as,
-                internal,
-                four_octet_as: negotiated.four_octet_as,
-                longest: message::LONGEST,
-                only_to_customer: false,
-            },
+            dialect: dialect(ends, negotiated),
             families: negotiated.families.clone(),
+            marks_refreshes: negotiated.enhanced_route_refresh,
             wanted: BTreeMap::new(),
             sent: BTreeMap::new(),
             told: OrdMap::new(),
             withdrawals: BTreeSet::new(),
             announcements: BTreeMap::new(),
+            held: BTreeSet::new(),
+            recent: Recent {
+                interval,
+                at: BTreeMap::new(),
+                order: VecDeque::new(),
+            },
             marks: negotiated.families.clone(),
+            asked: BTreeSet::new(),
+            refreshing: BTreeSet::new(),
         }
+    }
+
+    /// The least time between two announcements of one prefix, from now on.
+    pub(crate) fn set_interval(&mut self, interval: Duration) {
+        self.recent.interval = interval;
     }
 
     /// From now on the peer is to have this of the prefix; `None`: nothing.
@@ -71,9 +101,12 @@ impl RibOut {
         self.withdrawals.remove(&prefix);
         match route {
             Some(route) => {
-                self.wanted.insert(prefix, route.clone());
-                if self.sent.get(&prefix) != Some(&route) {
-                    self.announcements.entry(route).or_default().insert(prefix);
+                let news = self.sent.get(&prefix) != Some(&route);
+                self.wanted.insert(prefix, route);
+                if news && self.recent.at.contains_key(&prefix) {
+                    self.held.insert(prefix);
+                } else if news {
+                    self.send(prefix);
                 }
             }
             None => {
@@ -89,66 +122,74 @@ impl RibOut {
     pub(crate) fn want_nothing(&mut self) {
         self.wanted.clear();
         self.announcements.clear();
+        self.held.clear();
         self.withdrawals = self.sent.keys().copied().collect();
     }
 
     /// The peer asked for this family again (RFC 2918 section 4).
     pub(crate) fn refresh(&mut self, family: Family) {
-        for (prefix, route) in &self.wanted {
-            if Family::of(*prefix) == family {
-                self.announcements
-                    .entry(route.clone())
-                    .or_default()
-                    .insert(*prefix);
+        if self.families.contains(&family) {
+            self.asked.insert(family);
+        }
+    }
+
+    /// Lets go of what has been held for long enough. To be called at [`RibOut::next_due`].
+    pub(crate) fn release(&mut self, now: Instant) {
+        while let Some(prefix) = self.recent.expired(now) {
+            if self.held.remove(&prefix) {
+                self.send(prefix);
             }
         }
+    }
+
+    /// When something that is held may go. It may be nothing yet: then this says a later time.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let (first, _) = self
+            .recent
+            .order
+            .front()
+            .filter(|_| !self.held.is_empty())?;
+        Some(*first + self.recent.interval)
     }
 
     /// Whether [`RibOut::next`] has something.
     pub(crate) fn is_pending(&self) -> bool {
-        !(self.withdrawals.is_empty() && self.announcements.is_empty() && self.marks.is_empty())
+        let RibOut {
+            withdrawals,
+            announcements,
+            marks,
+            asked,
+            refreshing,
+            ..
+        } = self;
+        let families = [marks, asked, refreshing];
+        !(withdrawals.is_empty()
+            && announcements.is_empty()
+            && families.iter().all(|one| one.is_empty()))
     }
 
-    /// The next UPDATE, to be written for sure: withdrawals first, then announcements, then the markers.
-    pub(crate) fn next(&mut self) -> Option<Update> {
+    /// The next message, to be written for sure: withdrawals first, then announcements, then the markers.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Update> {
         if let Some(first) = self.withdrawals.first() {
-            let family = Family::of(*first);
-            let room = message::withdrawals_per_update(self.dialect, family);
-            let withdrawn = take(&mut self.withdrawals, family, room);
-            for prefix in &withdrawn {
-                self.sent.remove(prefix);
-            }
-            return Some(Update {
-                frame: message::withdraw(family, &withdrawn),
-                withdrawn,
-            });
+            return Some(self.withdraw(Family::of(*first)));
         }
-        if let Some(mut group) = self.announcements.first_entry() {
-            let route = group.key().clone();
-            let family = group
-                .get()
-                .first()
-                .map_or(Family::Ipv4, |&one| Family::of(one));
-            let room = message::prefixes_per_update(self.dialect, &route, family);
-            let prefixes = take(group.get_mut(), family, room);
-            if group.get().is_empty() {
-                group.remove();
+        // A refresh begins when the first table is through, so that its end and the refresh's are told apart.
+        while let Some(family) = self.asked.difference(&self.marks).next().copied() {
+            self.begin_refresh(family);
+            if self.marks_refreshes && self.refreshing.insert(family) {
+                return Some(Update::of(message::begin_refresh(family)));
             }
-            for prefix in &prefixes {
-                self.sent.insert(*prefix, route.clone());
-                self.told.insert(*prefix, route.clone());
-            }
-            let frame = message::announce(self.dialect, &route, &prefixes);
-            return Some(Update {
-                frame,
-                withdrawn: Vec::new(),
-            });
         }
-        let family = self.marks.pop_first()?;
-        Some(Update {
-            frame: message::end_of_rib(family),
-            withdrawn: Vec::new(),
-        })
+        if let Some(update) = self.announce(now) {
+            return Some(update);
+        }
+        if let Some(family) = self.marks.pop_first() {
+            return Some(Update::of(message::end_of_rib(family)));
+        }
+        if let Some(family) = self.refreshing.pop_first() {
+            return Some(Update::of(message::end_refresh(family)));
+        }
+        None
     }
 
     /// The socket has taken the UPDATE that withdrew these.
@@ -166,29 +207,135 @@ impl RibOut {
         &self.told
     }
 
-    pub(crate) fn four_octet_as(&self) -> bool {
-        self.dialect.four_octet_as
+    fn withdraw(&mut self, family: Family) -> Update {
+        let room = message::withdrawals_per_update(self.dialect, family);
+        let withdrawn = take(&mut self.withdrawals, family, room);
+        for prefix in &withdrawn {
+            self.sent.remove(prefix);
+        }
+        Update {
+            frame: message::withdraw(family, &withdrawn),
+            withdrawn,
+        }
+    }
+
+    fn announce(&mut self, now: Instant) -> Option<Update> {
+        let mut group = self.announcements.first_entry()?;
+        let (family, route) = group.key().clone();
+        let room = message::prefixes_per_update(self.dialect, &route, family);
+        let prefixes = take(group.get_mut(), family, room);
+        if group.get().is_empty() {
+            group.remove();
+        }
+        for prefix in &prefixes {
+            self.sent.insert(*prefix, route.clone());
+            self.told.insert(*prefix, route.clone());
+            self.recent.announced(*prefix, now);
+        }
+        Some(Update::of(message::announce(
+            self.dialect,
+            &route,
+            &prefixes,
+        )))
+    }
+
+    /// All of the family is to be sent, and what is held goes with it.
+    fn begin_refresh(&mut self, family: Family) {
+        self.asked.remove(&family);
+        self.held.retain(|prefix| Family::of(*prefix) != family);
+        for (prefix, route) in &self.wanted {
+            if Family::of(*prefix) == family {
+                let group = (family, route.clone());
+                self.announcements.entry(group).or_default().insert(*prefix);
+            }
+        }
+    }
+
+    fn send(&mut self, prefix: IpAddr) {
+        if let Some(route) = self.wanted.get(&prefix) {
+            let group = (Family::of(prefix), route.clone());
+            self.announcements.entry(group).or_default().insert(prefix);
+        }
     }
 
     fn forget_announcement(&mut self, prefix: IpAddr) {
+        self.held.remove(&prefix);
         let Some(route) = self.wanted.get(&prefix) else {
             return;
         };
-        if let Some(group) = self.announcements.get_mut(route) {
-            group.remove(&prefix);
-            if group.is_empty() {
-                self.announcements.remove(route);
+        let group = (Family::of(prefix), route.clone());
+        if let Some(prefixes) = self.announcements.get_mut(&group) {
+            prefixes.remove(&prefix);
+            if prefixes.is_empty() {
+                self.announcements.remove(&group);
             }
         }
     }
 }
 
-/// The first prefixes, so many as there is room for; all of them of this family, which come together.
+impl Update {
+    pub(crate) fn of(frame: Vec<u8>) -> Update {
+        Update {
+            frame,
+            withdrawn: Vec::new(),
+        }
+    }
+}
+
+impl Recent {
+    fn announced(&mut self, prefix: IpAddr, now: Instant) {
+        if !self.interval.is_zero() {
+            self.at.insert(prefix, now);
+            self.order.push_back((now, prefix));
+        }
+    }
+
+    /// Forgets the first whose time is over.
+    fn expired(&mut self, now: Instant) -> Option<IpAddr> {
+        loop {
+            let (at, prefix) = *self.order.front()?;
+            if at + self.interval > now {
+                return None;
+            }
+            self.order.pop_front();
+            // It may have been announced once more, by a refresh.
+            if self.at.get(&prefix) == Some(&at) {
+                self.at.remove(&prefix);
+                return Some(prefix);
+            }
+        }
+    }
+}
+
+fn dialect(ends: &Ends, negotiated: &Negotiated) -> Dialect {
+    let internal = ends.local_as == ends.peer_as;
+    // RFC 9234 section 5: to those who are to pass our routes on to their customers alone.
+    let only_to_customer = match ends.role {
+        Some(Role::Provider | Role::Peer | Role::RouteServer) => !internal,
+        Some(Role::Customer | Role::RouteServerClient) | None => false,
+    };
+    Dialect {
+        local_as: ends.local_as,
+        internal,
+        four_octet_as: negotiated.four_octet_as,
+        longest: if negotiated.extended_messages {
+            message::LONGEST_EXTENDED
+        } else {
+            message::LONGEST
+        },
+        only_to_customer,
+    }
+}
+
+/// The first prefixes, so many as one UPDATE takes; all of them of this family, which come together.
 fn take(from: &mut BTreeSet<IpAddr>, family: Family, room: usize) -> Vec<IpAddr> {
-    let of_family = from
+    let taken: Vec<IpAddr> = from
         .iter()
-        .take_while(|prefix| Family::of(**prefix) == family);
-    let taken: Vec<IpAddr> = of_family.take(room).copied().collect();
+        .take_while(|prefix| Family::of(**prefix) == family)
+        // Whatever the attributes, one goes: else nothing ever would.
+        .take(room.max(1))
+        .copied()
+        .collect();
     for prefix in &taken {
         from.remove(prefix);
     }
@@ -202,18 +349,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bgp::message::{Message, Sender};
+    use crate::bgp::message::{Message, RefreshKind};
     use crate::routing::Attributes;
 
-    const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-    const SENDER: Sender = Sender {
+    const EXTERNAL: message::Sender = message::Sender {
         internal: false,
         four_octet_as: true,
     };
+    const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
     fn rib(families: &[Family]) -> RibOut {
-        let families = families.iter().copied().collect();
-        RibOut::new(64600, false, &Negotiated::plain(families))
+        rib_of(families, true, Duration::ZERO)
+    }
+
+    fn rib_of(families: &[Family], marks_refreshes: bool, interval: Duration) -> RibOut {
+        let negotiated = Negotiated {
+            enhanced_route_refresh: marks_refreshes,
+            ..Negotiated::plain(families.iter().copied().collect())
+        };
+        RibOut::new(&Ends::plain(), &negotiated, interval)
     }
 
     fn v4(n: u32) -> IpAddr {
@@ -235,17 +389,30 @@ mod tests {
         }))
     }
 
-    /// All that is pending, as (announced, withdrawn) a message; each acknowledged.
+    /// All that is pending now, as (announced, withdrawn) a message; each acknowledged. A refresh's begin
+    /// and end are left out.
     fn drain(rib: &mut RibOut) -> Vec<(usize, usize)> {
+        drain_at(rib, Instant::now())
+            .iter()
+            .filter_map(|message| {
+                let Message::Update(update) = message else {
+                    return None;
+                };
+                Some((update.announced.len(), update.withdrawn.len()))
+            })
+            .collect()
+    }
+
+    fn drain_at(rib: &mut RibOut, now: Instant) -> Vec<Message> {
+        rib.release(now);
         let mut sent = Vec::new();
-        while let Some(update) = rib.next() {
+        while let Some(update) = rib.next(now) {
             rib.written(&update.withdrawn);
-            match message::decode(&update.frame, SENDER) {
-                Ok(Message::Update(update)) if update.fault.is_none() => {
-                    sent.push((update.announced.len(), update.withdrawn.len()));
-                }
-                other => panic!("{other:?}"),
+            let message = message::decode(&update.frame, EXTERNAL).unwrap();
+            if let Message::Update(update) = &message {
+                assert_eq!(update.fault, None);
             }
+            sent.push(message);
         }
         assert!(!rib.is_pending());
         sent
@@ -314,10 +481,10 @@ mod tests {
         rib.want(v4(1), by(v4(99), 1));
         drain(&mut rib);
         rib.want(v4(1), None);
-        let withdrawal = rib.next().unwrap();
+        let withdrawal = rib.next(Instant::now()).unwrap();
         assert!(rib.told().contains_key(&v4(1)));
         rib.want(v4(1), by(v4(99), 1));
-        rib.next().unwrap();
+        rib.next(Instant::now()).unwrap();
         rib.written(&withdrawal.withdrawn);
         assert!(rib.told().contains_key(&v4(1)), "announced again behind it");
         rib.want(v4(1), None);
@@ -340,13 +507,175 @@ mod tests {
         assert_eq!(drain(&mut rib), [(0, 1)]);
     }
 
+    /// Whatever was asked for is through when nothing more comes.
+    #[test]
+    fn both_families_may_be_asked_for_at_once() {
+        for marks in [false, true] {
+            let mut rib = rib_of(&BOTH, marks, Duration::ZERO);
+            for family in BOTH {
+                rib.refresh(family);
+            }
+            assert_eq!(drain(&mut rib), [(0, 0), (0, 0)]);
+            rib.want(v6(1), by(v6(99), 1));
+            drain(&mut rib);
+            for family in BOTH {
+                rib.refresh(family);
+            }
+            assert_eq!(drain(&mut rib), [(1, 0)]);
+        }
+    }
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn announcements_of_one_prefix_keep_their_distance_and_withdrawals_do_not() {
+        let start = Instant::now();
+        let at = |n| start + seconds(n);
+        let mut rib = rib_of(&[Family::Ipv4], false, INTERVAL);
+        let mut check = |n: u64, med: Option<u32>, sent: usize, due: Option<u64>| {
+            rib.want(v4(1), med.and_then(|med| by(v4(99), med)));
+            assert_eq!(drain_at(&mut rib, at(n)).len(), sent, "after {n} s");
+            assert_eq!(rib.next_due(), due.map(at), "after {n} s");
+        };
+        check(0, Some(1), 2, None);
+        check(1, Some(2), 0, Some(5));
+        check(2, Some(3), 0, Some(5));
+        check(4, Some(1), 0, None);
+        check(4, Some(4), 0, Some(5));
+        check(5, Some(4), 1, None);
+        check(6, None, 1, None);
+        check(7, Some(4), 0, Some(10));
+        check(8, None, 0, None);
+        check(9, Some(5), 0, Some(10));
+        check(10, Some(5), 1, None);
+        check(20, Some(6), 1, None);
+        assert_eq!(rib.recent.order.len(), 1, "what is over is forgotten");
+        assert_eq!(rib.recent.at.len(), 1);
+        rib.want(v4(1), by(v4(99), 7));
+        rib.set_interval(seconds(1));
+        assert_eq!(drain_at(&mut rib, at(21)).len(), 1, "it is shorter now");
+    }
+
+    #[test]
+    fn others_are_not_held_up() {
+        let now = Instant::now();
+        let mut rib = rib_of(&[Family::Ipv4], false, INTERVAL);
+        rib.want(v4(1), by(v4(99), 1));
+        drain_at(&mut rib, now);
+        rib.want(v4(1), by(v4(99), 2));
+        rib.want(v4(2), by(v4(99), 2));
+        assert_eq!(drain_at(&mut rib, now).len(), 1);
+        assert!(rib.told().contains_key(&v4(2)));
+        rib.want_nothing();
+        assert_eq!(drain_at(&mut rib, now).len(), 1);
+        assert_eq!((rib.told().len(), rib.next_due()), (0, None));
+    }
+
+    /// RFC 7313 section 4.
+    #[test]
+    fn a_refresh_has_a_begin_and_an_end_after_the_first_table() {
+        let now = Instant::now();
+        let mut rib = rib_of(&[Family::Ipv4], true, INTERVAL);
+        for n in 0..3 {
+            rib.want(v4(n), by(v4(99), n));
+        }
+        rib.refresh(Family::Ipv4);
+        let kinds = |sent: &[Message]| -> Vec<&str> {
+            let kind = |message: &Message| match message {
+                Message::RouteRefresh(refresh) if refresh.kind == RefreshKind::Begin => "begin",
+                Message::RouteRefresh(refresh) if refresh.kind == RefreshKind::End => "end",
+                Message::Update(update) if !update.announced.is_empty() => "routes",
+                Message::Update(update) if !update.withdrawn.is_empty() => "withdrawal",
+                Message::Update(_) => "mark",
+                Message::RouteRefresh(_)
+                | Message::Open(_)
+                | Message::Notification(_)
+                | Message::Keepalive => panic!("{message:?}"),
+            };
+            sent.iter().map(kind).collect()
+        };
+        let table = ["routes", "routes", "routes"];
+        let first = drain_at(&mut rib, now);
+        let expected = [&table[..], &["mark", "begin"], &table, &["end"]].concat();
+        assert_eq!(kinds(&first), expected);
+
+        rib.want(v4(0), by(v4(99), 7));
+        rib.refresh(Family::Ipv4);
+        rib.want(v4(1), None);
+        let second = drain_at(&mut rib, now);
+        let expected = ["withdrawal", "begin", "routes", "routes", "end"];
+        assert_eq!(kinds(&second), expected, "what was held is among them");
+        assert_eq!(rib.next_due(), None);
+
+        rib.refresh(Family::Ipv4);
+        rib.next(now).unwrap();
+        rib.refresh(Family::Ipv4);
+        let again = drain_at(&mut rib, now);
+        assert_eq!(
+            kinds(&again),
+            ["routes", "routes", "end"],
+            "it is begun already"
+        );
+    }
+
+    #[test]
+    fn an_ipv4_prefix_may_have_an_ipv6_next_hop() {
+        let mut rib = rib(&BOTH);
+        drain(&mut rib);
+        rib.want(v4(1), by(v6(99), 1));
+        rib.want(v6(1), by(v6(99), 1));
+        rib.want(v4(2), by(v4(99), 1));
+        assert_eq!(drain(&mut rib).len(), 3, "no family goes with another");
+        rib.want(v4(1), None);
+        rib.want(v6(1), None);
+        assert_eq!(drain(&mut rib), [(0, 1), (0, 1)]);
+    }
+
+    /// RFC 9234 section 5, and to external peers alone.
+    #[test]
+    fn only_to_customer_hangs_on_our_role() {
+        let negotiated = Negotiated::plain(BOTH.into());
+        for (role, peer_as, marked) in [
+            (Some(Role::Provider), 64601, true),
+            (Some(Role::Peer), 64601, true),
+            (Some(Role::RouteServer), 64601, true),
+            (Some(Role::Customer), 64601, false),
+            (Some(Role::RouteServerClient), 64601, false),
+            (None, 64601, false),
+            (Some(Role::Provider), 64600, false),
+        ] {
+            let ends = Ends {
+                role,
+                peer_as,
+                ..Ends::plain()
+            };
+            assert_eq!(
+                dialect(&ends, &negotiated).only_to_customer,
+                marked,
+                "{role:?}"
+            );
+        }
+    }
+
     proptest! {
-        /// Whatever happens in between, at last the peer has what is wanted.
+        /// Whatever happens in between, at last the peer has what is wanted, and no prefix was announced
+        /// twice within the interval unless a refresh was asked for.
         #[test]
-        fn ends_equal(steps in prop::collection::vec((0u32..6, 0u32..4, 0u8..5), 0..200)) {
-            let mut rib = rib(&BOTH);
+        fn ends_equal(
+            marks in any::<bool>(),
+            interval in 0u64..4,
+            steps in prop::collection::vec((0u32..6, 0u32..4, 0u8..7), 0..200),
+        ) {
+            let interval = seconds(interval);
+            let mut rib = rib_of(&BOTH, marks, interval);
             let mut wanted = BTreeMap::new();
             let mut unwritten = Vec::new();
+            let (mut now, mut announced) = (Instant::now(), BTreeMap::new());
+            let mut refreshed = false;
             for (n, med, step) in steps {
                 let (prefix, next_hop) = if n < 3 { (v4(n), v4(99)) } else { (v6(n), v6(99)) };
                 let route = by(next_hop, med).filter(|_| med > 0);
@@ -358,18 +687,39 @@ mod tests {
                             None => drop(wanted.remove(&prefix)),
                         }
                     }
-                    2 => unwritten.extend(rib.next().map(|update| update.withdrawn)),
-                    3 if !unwritten.is_empty() => rib.written(&unwritten.remove(0)),
-                    _ => rib.refresh(Family::of(prefix)),
+                    2 | 3 => {
+                        rib.release(now);
+                        let Some(update) = rib.next(now) else { continue };
+                        let Ok(message) = message::decode(&update.frame, EXTERNAL) else {
+                            panic!("{update:?}");
+                        };
+                        if let Message::Update(update) = message {
+                            for prefix in update.announced {
+                                let last = announced.insert(prefix, now);
+                                let far = last.is_none_or(|last| now - last >= interval);
+                                prop_assert!(far || refreshed, "{prefix}");
+                            }
+                        }
+                        unwritten.push(update.withdrawn);
+                    }
+                    4 if !unwritten.is_empty() => rib.written(&unwritten.remove(0)),
+                    5 => now += seconds(1),
+                    _ => {
+                        rib.refresh(Family::of(prefix));
+                        refreshed = true;
+                    }
                 }
                 prop_assert!(rib.sent.keys().all(|prefix| rib.told.contains_key(prefix)));
+                prop_assert!(rib.held.iter().all(|prefix| rib.recent.at.contains_key(prefix)));
+                prop_assert!(rib.held.is_empty() || rib.next_due().is_some());
             }
             for withdrawn in unwritten {
                 rib.written(&withdrawn);
             }
-            drain(&mut rib);
+            drain_at(&mut rib, now + interval);
             prop_assert_eq!(&rib.sent, &wanted);
             prop_assert!(rib.told.keys().eq(wanted.keys()));
+            prop_assert!(rib.held.is_empty());
         }
     }
 }

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::negotiate::{Ends, Negotiated};
+pub use self::negotiate::{Ends, Negotiated};
 use self::steps::Pace;
-pub(crate) use self::timers::{At, Timers};
+pub use self::timers::{At, Timers};
 use super::hint::Symptom;
 use super::message::{Message, Open};
 use super::notification::Notification;
@@ -34,7 +34,7 @@ const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
 const OPEN_COMES: Duration = Duration::from_secs(5);
 /// Section 8.1, with its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// 3: AutomaticStart; 5 for who is configured to be passive.
     Start,
     /// 5: AutomaticStart_with_PassiveTcpEstablishment: for a connection that the peer has opened.
@@ -72,7 +72,7 @@ pub(crate) enum Event {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Open a TCP connection to the peer; one that is being opened is given up.
     Connect,
     SendOpen(Open),
@@ -88,7 +88,7 @@ pub(crate) enum Action {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
+pub struct Session {
     ends: Ends,
     state: SessionState,
     connect_retry_counter: u32,
@@ -107,7 +107,7 @@ struct Established {
 
 impl Session {
     /// In Idle, with no timer.
-    pub(crate) fn new(ends: Ends) -> Session {
+    pub fn new(ends: Ends) -> Session {
         Session {
             ends,
             state: SessionState::Idle,
@@ -118,16 +118,16 @@ impl Session {
         }
     }
 
-    pub(crate) fn state(&self) -> SessionState {
+    pub fn state(&self) -> SessionState {
         self.state
     }
 
-    pub(crate) fn timers(&self) -> &Timers {
+    pub fn timers(&self) -> &Timers {
         &self.timers
     }
 
     /// Whether there is (or was a moment ago) a TCP connection.
-    pub(crate) fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         match self.state {
             SessionState::Idle => false,
             SessionState::Connect | SessionState::Active => self.delays_open(),
@@ -136,29 +136,29 @@ impl Session {
     }
 
     /// Whether there is a connection and the peer's OPEN has not come by it.
-    pub(crate) fn awaits_open(&self) -> bool {
+    pub fn awaits_open(&self) -> bool {
         self.state == SessionState::OpenSent || self.delays_open()
     }
 
     /// Whether the peer has had time enough for its OPEN, and has not sent it.
-    pub(crate) fn is_mute(&self, now: Instant) -> bool {
+    pub fn is_mute(&self, now: Instant) -> bool {
         let left = LARGE_HOLD_TIME - OPEN_COMES;
         let expires = self.timers.hold;
         self.state == SessionState::OpenSent && expires.is_some_and(|at| at <= now + left)
     }
 
     /// When to ask [`Session::due`] again.
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
+    pub fn next_timer(&self) -> Option<Instant> {
         self.timers.next()
     }
 
     /// Stops one timer that has expired and gives its event.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<Event> {
+    pub fn due(&mut self, now: Instant) -> Option<Event> {
         self.timers.due(now)
     }
 
     /// Section 8.2.2.
-    pub(crate) fn handle(&mut self, event: Event, at: At) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, at: At) -> Vec<Action> {
         match self.state {
             SessionState::Idle => self.idle(event, at),
             SessionState::Connect | SessionState::Active => self.waiting(event, at),
@@ -169,7 +169,7 @@ impl Session {
     }
 
     /// What this event, which is yet to be handled, tells of the two ends' configuration.
-    pub(crate) fn symptom(&self, event: &Event, now: Instant) -> Option<Symptom> {
+    pub fn symptom(&self, event: &Event, now: Instant) -> Option<Symptom> {
         let since_open = |(agreed, since): &(Negotiated, Instant)| Symptom::HoldTimer {
             up: now - *since,
             hold_time: agreed.hold_time,
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// What must hold between any two events; `Err`: what does not.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         let Timers {
             connect_retry,
             delay_open,

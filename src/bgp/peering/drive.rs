@@ -184,8 +184,13 @@ impl World {
         frame.extend(((message::HEADER + body.len()) as u16).to_be_bytes());
         frame.push(kind);
         frame.extend(body);
+        let sender = message::Sender {
+            internal: false,
+            four_octet_as: true,
+        };
         let header = frame.first_chunk().ok_or("a header")?;
-        let decoded = message::frame_length(header).and_then(|_| message::decode(&frame, true));
+        let decoded = message::frame_length(header, message::LONGEST_EXTENDED)
+            .and_then(|_| message::decode(&frame, sender));
         match decoded {
             Ok(message) => self.hear(side, message, at),
             Err(notification) => self.event(side, Event::Malformed(notification), at),

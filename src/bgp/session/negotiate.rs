@@ -14,55 +14,55 @@ use crate::service::Family;
 
 /// Who the two ends are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ends {
-    pub(crate) local_as: u32,
-    pub(crate) identifier: Ipv4Addr,
+pub struct Ends {
+    pub local_as: u32,
+    pub identifier: Ipv4Addr,
     /// What we propose, in seconds.
-    pub(crate) hold_time: u16,
-    pub(crate) peer_as: u32,
+    pub hold_time: u16,
+    pub peer_as: u32,
     /// The rest of what we offer; see [`crate::config::Peer`].
-    pub(crate) families: BTreeSet<Family>,
-    pub(crate) extended_next_hop: bool,
-    pub(crate) extended_messages: bool,
-    pub(crate) role: Option<Role>,
-    pub(crate) role_strict: bool,
+    pub families: BTreeSet<Family>,
+    pub extended_next_hop: bool,
+    pub extended_messages: bool,
+    pub role: Option<Role>,
+    pub role_strict: bool,
     /// When and how we try.
-    pub(crate) passive: bool,
-    pub(crate) delay_open_time: Option<Duration>,
-    pub(crate) connect_retry_time: Duration,
+    pub passive: bool,
+    pub delay_open_time: Option<Duration>,
+    pub connect_retry_time: Duration,
 }
 
 /// What both ends agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Negotiated {
-    pub(crate) peer_as: u32,
+pub struct Negotiated {
+    pub peer_as: u32,
     /// The peer's BGP Identifier.
-    pub(crate) identifier: Ipv4Addr,
+    pub identifier: Ipv4Addr,
     /// At least one.
-    pub(crate) families: BTreeSet<Family>,
-    pub(crate) four_octet_as: bool,
+    pub families: BTreeSet<Family>,
+    pub four_octet_as: bool,
     /// The smaller of the two (section 4.2); never zero.
-    pub(crate) hold_time: Duration,
+    pub hold_time: Duration,
     /// The peer takes a request for its routes (RFC 2918), and marks where they begin and end (RFC 7313).
-    pub(crate) route_refresh: bool,
-    pub(crate) enhanced_route_refresh: bool,
+    pub route_refresh: bool,
+    pub enhanced_route_refresh: bool,
     /// Both said so: UPDATE, NOTIFICATION and ROUTE-REFRESH may have 65,535 bytes (RFC 8654 section 4).
-    pub(crate) extended_messages: bool,
+    pub extended_messages: bool,
     /// IPv4 prefixes may have an IPv6 next hop (RFC 8950).
-    pub(crate) extended_next_hop: bool,
+    pub extended_next_hop: bool,
     /// The peer's (RFC 9234).
-    pub(crate) role: Option<Role>,
+    pub role: Option<Role>,
 }
 
 /// An OPEN that is not taken: what the peer is told, and why in our own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) tell: Notification,
-    pub(crate) why: String,
+pub struct Refused {
+    pub tell: Notification,
+    pub why: String,
 }
 
 impl Ends {
-    pub(crate) fn new(bgp: &Bgp, peer: &Peer) -> Ends {
+    pub fn new(bgp: &Bgp, peer: &Peer) -> Ends {
         Ends {
             local_as: bgp.local_as,
             identifier: bgp.router_id,
@@ -81,7 +81,7 @@ impl Ends {
     }
 
     /// Ours.
-    pub(crate) fn open(&self) -> Open {
+    pub fn open(&self) -> Open {
         Open {
             asn: self.local_as,
             four_octet_as: true,
@@ -99,7 +99,7 @@ impl Ends {
     }
 
     /// Takes the peer's OPEN or refuses it.
-    pub(crate) fn agree(&self, theirs: &Open) -> Result<Negotiated, Refused> {
+    pub fn agree(&self, theirs: &Open) -> Result<Negotiated, Refused> {
         self.accept_peer(theirs)?;
         self.accept_hold_time(theirs)?;
         self.accept_role(theirs)?;
@@ -122,7 +122,7 @@ impl Ends {
     }
 
     /// The families that we offer and the peer did not agree on.
-    pub(crate) fn missing(&self, agreed: &Negotiated) -> BTreeSet<Family> {
+    pub fn missing(&self, agreed: &Negotiated) -> BTreeSet<Family> {
         self.families
             .difference(&agreed.families)
             .copied()
@@ -251,7 +251,7 @@ fn names(families: &BTreeSet<Family>) -> String {
 #[cfg(test)]
 impl Ends {
     /// With nothing configured but what must be.
-    pub(crate) fn plain() -> Ends {
+    pub fn plain() -> Ends {
         let bgp = Bgp {
             local_as: 64600,
             router_id: [10, 0, 0, 1].into(),
@@ -268,7 +268,7 @@ impl Ends {
 #[cfg(test)]
 impl Negotiated {
     /// With a peer that has these families and nothing else.
-    pub(crate) fn plain(families: BTreeSet<Family>) -> Negotiated {
+    pub fn plain(families: BTreeSet<Family>) -> Negotiated {
         Negotiated {
             peer_as: 64601,
             identifier: [10, 0, 0, 2].into(),

@@ -35,6 +35,7 @@ fn theirs() -> Open {
         extended_messages: false,
         extended_next_hop: false,
         role: None,
+        unknown_role: false,
     }
 }
 

@@ -8,23 +8,23 @@ use super::Event;
 
 /// The moment of an event, and the jitter of timers that it starts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct At {
-    pub(crate) now: Instant,
+pub struct At {
+    pub now: Instant,
     jitter: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Timers {
-    pub(crate) connect_retry: Option<Instant>,
-    pub(crate) delay_open: Option<Instant>,
-    pub(crate) hold: Option<Instant>,
-    pub(crate) keepalive: Option<Instant>,
-    pub(crate) idle_hold: Option<Instant>,
+pub struct Timers {
+    pub connect_retry: Option<Instant>,
+    pub delay_open: Option<Instant>,
+    pub hold: Option<Instant>,
+    pub keepalive: Option<Instant>,
+    pub idle_hold: Option<Instant>,
 }
 
 impl At {
     /// `random`: anything from 0 to 1.
-    pub(crate) fn new(now: Instant, random: f64) -> At {
+    pub fn new(now: Instant, random: f64) -> At {
         At {
             now,
             jitter: 1.0 - random.clamp(0.0, 1.0) / 4.0,
@@ -39,7 +39,7 @@ impl At {
 
 impl Timers {
     /// When the next one expires.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         let Timers {
             connect_retry,
             delay_open,
@@ -54,7 +54,7 @@ impl Timers {
     }
 
     /// When the peer is tried again, or an attempt given up.
-    pub(crate) fn retry(&self) -> Option<Instant> {
+    pub fn retry(&self) -> Option<Instant> {
         self.connect_retry.or(self.idle_hold)
     }
 

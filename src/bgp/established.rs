@@ -1,0 +1,274 @@
+//! All that lives as long as one established session: what the peer is told and what it tells us. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use tokio::time::Instant;
+
+use super::export::Export;
+use super::heard::Heard;
+use super::message::{self, Refresh, RefreshKind};
+use super::peer::Orders;
+use super::peering::Side;
+use super::rib::{RibOut, Update};
+use super::session::Negotiated;
+use crate::routing::session;
+use crate::routing::session::{Foreign, Route, Untold};
+use crate::service::Family;
+use crate::snapshot::Vip;
+
+/// The least time between two requests for the peer's routes: it may have a million of them.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) side: Side,
+    negotiated: Negotiated,
+    /// Our own end of the connection.
+    local: IpAddr,
+    rib: RibOut,
+    export: Export,
+    untold: OrdMap<IpAddr, Untold>,
+    heard: Heard,
+    /// What was over the maximum when somebody last asked.
+    over: BTreeSet<Family>,
+    ask: Ask,
+}
+
+/// Families that the peer is to tell us of again.
+#[derive(Debug, Default)]
+struct Ask {
+    /// Not before this time.
+    later: BTreeSet<Family>,
+    not_before: Option<Instant>,
+    now: BTreeSet<Family>,
+}
+
+impl Established {
+    pub(crate) fn new(
+        side: Side,
+        local: IpAddr,
+        negotiated: Negotiated,
+        orders: &Orders,
+    ) -> Established {
+        let peer = &orders.peer;
+        let mut established = Established {
+            side,
+            rib: RibOut::new(&orders.ends, &negotiated, peer.advertisement_interval),
+            export: Export::new(peer.clone(), &negotiated, local),
+            untold: OrdMap::new(),
+            heard: Heard::new(&negotiated.families, peer.maximum_prefixes),
+            over: BTreeSet::new(),
+            ask: Ask::default(),
+            negotiated,
+            local,
+        };
+        established.want_all(orders);
+        established
+    }
+
+    /// What is new in the orders goes into the difference that is to be sent; nothing is reset.
+    pub(crate) fn obey(&mut self, before: &Orders, orders: &Orders) {
+        let peer = &orders.peer;
+        if !Arc::ptr_eq(&before.peer, peer) && before.peer != *peer {
+            self.rib.set_interval(peer.advertisement_interval);
+            self.heard.set_maximum(peer.maximum_prefixes);
+            self.export = Export::new(peer.clone(), &self.negotiated, self.local);
+            self.want_all(orders);
+        }
+        for change in before.vips.diff(&orders.vips) {
+            match change {
+                DiffItem::Add(address, vip) => {
+                    self.want(*address, vip);
+                    // If somebody else announces it, the peer may have said so when it was nothing to us.
+                    self.ask.later.insert(Family::of(*address));
+                }
+                DiffItem::Update {
+                    new: (address, vip),
+                    ..
+                } => self.want(*address, vip),
+                DiffItem::Remove(address, _) => {
+                    self.rib.want(*address, None);
+                    self.note_untold(*address, None);
+                    self.heard.forget(*address);
+                }
+            }
+        }
+        self.ask.later.extend(self.heard.take_short());
+    }
+
+    pub(crate) fn want_nothing(&mut self) {
+        self.rib.want_nothing();
+    }
+
+    pub(crate) fn hear(&mut self, update: &message::Update, vips: &OrdMap<IpAddr, Arc<Vip>>) {
+        let told = self.rib.told();
+        self.heard.hear(update, |address| {
+            let ours = vips.contains_key(&address);
+            ours.then(|| told.get(&address).map(|route| route.next_hop))
+        });
+        self.ask.later.extend(self.heard.take_short());
+    }
+
+    /// Families that have gone over the maximum since this was last asked.
+    pub(crate) fn newly_over_maximum(&mut self) -> BTreeSet<Family> {
+        let over = self.heard.over_maximum();
+        let new = over.difference(&self.over).copied().collect();
+        self.over = over;
+        new
+    }
+
+    /// The peer wants its routes of this family again.
+    pub(crate) fn refresh(&mut self, family: Family) {
+        self.rib.refresh(family);
+    }
+
+    /// Where a refresh that we asked for begins and ends; a request is the session's affair.
+    pub(crate) fn refreshed(&mut self, refresh: Refresh) {
+        let Some(family) = refresh.family else { return };
+        match refresh.kind {
+            RefreshKind::Begin => self.heard.begin_again(family),
+            RefreshKind::End => self.heard.end_again(family),
+            RefreshKind::Request | RefreshKind::Other(_) => {}
+        }
+    }
+
+    /// What has waited for its time is pending from now on. To be called at [`Established::next_due`].
+    pub(crate) fn release(&mut self, now: Instant) {
+        self.rib.release(now);
+        self.ask.release(now, self.negotiated.route_refresh);
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let asking = self.ask.not_before.filter(|_| !self.ask.later.is_empty());
+        [self.rib.next_due(), asking].into_iter().flatten().min()
+    }
+
+    /// Whether [`Established::next`] has something.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.rib.is_pending() || !self.ask.now.is_empty()
+    }
+
+    /// The next message, to be written for sure.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Update> {
+        self.rib.next(now).or_else(|| {
+            let family = self.ask.now.pop_first()?;
+            Some(Update::of(message::request_refresh(family)))
+        })
+    }
+
+    pub(crate) fn written(&mut self, withdrawn: &[IpAddr]) {
+        self.rib.written(withdrawn);
+    }
+
+    /// Whether the peer has nothing of ours, and nothing is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rib.told().is_empty() && !self.rib.is_pending()
+    }
+
+    pub(crate) fn routes(&self) -> &OrdMap<IpAddr, Arc<Route>> {
+        self.rib.told()
+    }
+
+    /// Whether there are addresses that the peer shall have, of a family that it did not agree on.
+    pub(crate) fn misses_a_family(&self) -> bool {
+        self.untold.values().any(|why| *why == Untold::Family)
+    }
+
+    pub(crate) fn untold(&self) -> &OrdMap<IpAddr, Untold> {
+        &self.untold
+    }
+
+    pub(crate) fn foreign(&self) -> &OrdMap<IpAddr, Arc<Foreign>> {
+        self.heard.foreign()
+    }
+
+    /// As of the last [`Established::newly_over_maximum`].
+    pub(crate) fn over_maximum(&self) -> &BTreeSet<Family> {
+        &self.over
+    }
+
+    pub(crate) fn count(&self, family: Family) -> usize {
+        self.heard.count(family)
+    }
+
+    pub(crate) fn four_octet_as(&self) -> bool {
+        self.negotiated.four_octet_as
+    }
+
+    fn want_all(&mut self, orders: &Orders) {
+        for (address, vip) in &orders.vips {
+            self.want(*address, vip);
+        }
+    }
+
+    fn want(&mut self, address: IpAddr, vip: &Vip) {
+        let (route, why) = match self.export.route(address, vip) {
+            Some(Ok(route)) => (Some(route), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        self.rib.want(address, route);
+        self.note_untold(address, why);
+    }
+
+    /// What does not change is left as it is in memory, too: so nobody has to look.
+    fn note_untold(&mut self, address: IpAddr, why: Option<Untold>) {
+        if self.untold.get(&address) == why.as_ref() {
+            return;
+        }
+        match why {
+            Some(why) => drop(self.untold.insert(address, why)),
+            None => drop(self.untold.remove(&address)),
+        }
+    }
+}
+
+impl Ask {
+    fn release(&mut self, now: Instant, peer_takes_it: bool) {
+        if !peer_takes_it {
+            self.later.clear();
+        }
+        if !self.later.is_empty() && self.not_before.is_none_or(|at| at <= now) {
+            self.now.append(&mut self.later);
+            self.not_before = Some(now + ASK_AGAIN);
+        }
+    }
+}
+
+/// As the operator sees it.
+pub(crate) fn shown(
+    negotiated: &Negotiated,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> session::Negotiated {
+    let Negotiated {
+        peer_as: _,
+        identifier,
+        families,
+        four_octet_as,
+        hold_time,
+        route_refresh,
+        enhanced_route_refresh,
+        extended_messages,
+        extended_next_hop,
+        role,
+    } = negotiated.clone();
+    session::Negotiated {
+        local,
+        remote,
+        identifier,
+        families,
+        hold_time,
+        four_octet_as,
+        route_refresh,
+        enhanced_route_refresh,
+        extended_messages,
+        extended_next_hop,
+        role,
+    }
+}

@@ -1,0 +1,376 @@
+//! What one peer announces to us: counted, not kept. Kept is only what is said of our own addresses: who else
+//! announces them, as the peer sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use ipnet::IpNet;
+
+use super::message::{Received, Update};
+use crate::routing::session::Foreign;
+use crate::service::Family;
+
+/// Prefixes by their fingerprint. Two of a million are taken for one another once in thirty million times.
+#[expect(
+    clippy::disallowed_types,
+    reason = "it is never iterated, and a full table is a million entries"
+)]
+type Prefixes = std::collections::HashSet<u64>;
+
+/// Of one established session.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// So many prefixes of a family may be announced.
+    maximum: usize,
+    families: BTreeMap<Family, Count>,
+    foreign: OrdMap<IpAddr, Arc<Foreign>>,
+    /// Nobody outside knows it, so nobody can make prefixes that look like one.
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    /// Never more than one beyond the maximum.
+    prefixes: Prefixes,
+    /// Some found no room, so that a later number may be too small.
+    missed: bool,
+    /// What has come since the peer began to say all of it again (RFC 7313).
+    again: Option<Again>,
+}
+
+#[derive(Debug, Default)]
+struct Again {
+    prefixes: Prefixes,
+    missed: bool,
+    ours: BTreeSet<IpAddr>,
+}
+
+impl Heard {
+    pub(crate) fn new(families: &BTreeSet<Family>, maximum: u32) -> Heard {
+        let empty = |&family| (family, Count::default());
+        Heard {
+            maximum: as_usize(maximum),
+            families: families.iter().map(empty).collect(),
+            foreign: OrdMap::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(crate) fn set_maximum(&mut self, maximum: u32) {
+        self.maximum = as_usize(maximum);
+    }
+
+    /// `told`: whether the address is one of ours, and with which next hop we announce it to this peer.
+    /// Families that were not agreed on are left out.
+    pub(crate) fn hear(
+        &mut self,
+        update: &Update,
+        told: impl Fn(IpAddr) -> Option<Option<IpAddr>>,
+    ) {
+        for family in &update.disabled {
+            self.families.remove(family);
+            self.keep(|address| Family::of(address) != *family);
+        }
+        // A prefix in both lists is announced (RFC 4271 section 4.3).
+        for prefix in &update.withdrawn {
+            self.withdrawn(prefix);
+        }
+        for prefix in &update.announced {
+            let fingerprint = self.hasher.hash_one(prefix);
+            let Some(count) = self.families.get_mut(&family_of(prefix)) else {
+                continue;
+            };
+            count.announced(fingerprint, self.maximum);
+            if let Some(address) = host(prefix)
+                && let Some(next_hop) = told(address)
+            {
+                let foreign = foreign(&update.attributes, next_hop);
+                if self
+                    .foreign
+                    .get(&address)
+                    .is_none_or(|old| **old != foreign)
+                {
+                    self.foreign.insert(address, Arc::new(foreign));
+                }
+                if let Some(again) = &mut count.again {
+                    again.ours.insert(address);
+                }
+            }
+        }
+    }
+
+    /// The peer begins to say all of the family again: what it does not say until [`Heard::end_again`] it does
+    /// not announce any more (RFC 7313 section 4).
+    pub(crate) fn begin_again(&mut self, family: Family) {
+        if let Some(count) = self.families.get_mut(&family) {
+            count.again = Some(Again::default());
+        }
+    }
+
+    pub(crate) fn end_again(&mut self, family: Family) {
+        let Some(count) = self.families.get_mut(&family) else {
+            return;
+        };
+        // An end without a begin is ignored.
+        if let Some(again) = count.again.take() {
+            (count.prefixes, count.missed) = (again.prefixes, again.missed);
+            self.keep(|address| Family::of(address) != family || again.ours.contains(&address));
+        }
+    }
+
+    /// An address is none of ours any more.
+    pub(crate) fn forget(&mut self, address: IpAddr) {
+        self.foreign.remove(&address);
+    }
+
+    /// Families whose number may be too small, now that there is room for more: each once, until more is missed.
+    pub(crate) fn take_short(&mut self) -> BTreeSet<Family> {
+        let maximum = self.maximum;
+        let short = |(family, count): (&Family, &mut Count)| {
+            let short = count.missed && count.prefixes.len() <= maximum;
+            count.missed &= !short;
+            short.then_some(*family)
+        };
+        self.families.iter_mut().filter_map(short).collect()
+    }
+
+    /// How many prefixes of the family the peer announces; one beyond the maximum stands for any number.
+    pub(crate) fn count(&self, family: Family) -> usize {
+        let count = self.families.get(&family);
+        count.map_or(0, |count| count.prefixes.len())
+    }
+
+    /// Families of which the peer announces more than it may.
+    pub(crate) fn over_maximum(&self) -> BTreeSet<Family> {
+        let over = |(family, count): (&Family, &Count)| {
+            (count.prefixes.len() > self.maximum).then_some(*family)
+        };
+        self.families.iter().filter_map(over).collect()
+    }
+
+    /// Our own addresses, as the peer announces them.
+    pub(crate) fn foreign(&self) -> &OrdMap<IpAddr, Arc<Foreign>> {
+        &self.foreign
+    }
+
+    fn keep(&mut self, keep: impl Fn(IpAddr) -> bool) {
+        let all = self.foreign.keys().copied();
+        let gone: Vec<IpAddr> = all.filter(|address| !keep(*address)).collect();
+        for address in gone {
+            self.foreign.remove(&address);
+        }
+    }
+
+    fn withdrawn(&mut self, prefix: &IpNet) {
+        let fingerprint = self.hasher.hash_one(prefix);
+        let Some(count) = self.families.get_mut(&family_of(prefix)) else {
+            return;
+        };
+        count.prefixes.remove(&fingerprint);
+        if let Some(again) = &mut count.again {
+            again.prefixes.remove(&fingerprint);
+        }
+        if let Some(address) = host(prefix)
+            && self.foreign.contains_key(&address)
+        {
+            self.foreign.remove(&address);
+        }
+    }
+}
+
+impl Count {
+    fn announced(&mut self, fingerprint: u64, maximum: usize) {
+        let insert = |prefixes: &mut Prefixes, missed: &mut bool| {
+            if prefixes.len() <= maximum {
+                prefixes.insert(fingerprint);
+            } else if !prefixes.contains(&fingerprint) {
+                *missed = true;
+            }
+        };
+        insert(&mut self.prefixes, &mut self.missed);
+        if let Some(again) = &mut self.again {
+            insert(&mut again.prefixes, &mut again.missed);
+        }
+    }
+}
+
+fn foreign(attributes: &Received, our_next_hop: Option<IpAddr>) -> Foreign {
+    let Received {
+        next_hop,
+        as_path,
+        med,
+        local_pref,
+        communities,
+    } = attributes;
+    Foreign {
+        ours: next_hop.is_some() && *next_hop == our_next_hop,
+        next_hop: *next_hop,
+        as_path: as_path.clone(),
+        med: *med,
+        local_pref: *local_pref,
+        communities: communities.clone(),
+    }
+}
+
+/// If the prefix is one address.
+fn host(prefix: &IpNet) -> Option<IpAddr> {
+    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| prefix.addr())
+}
+
+fn family_of(prefix: &IpNet) -> Family {
+    Family::of(prefix.addr())
+}
+
+fn as_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn update(announced: &[&str], withdrawn: &[&str]) -> Update {
+        let attributes = Received {
+            next_hop: Some(ip("10.0.0.7")),
+            as_path: "65001 64600".into(),
+            ..Received::default()
+        };
+        Update {
+            announced: nets(announced),
+            withdrawn: nets(withdrawn),
+            attributes,
+            ..Update::default()
+        }
+    }
+
+    /// Ours are 192.0.2.1, announced with 10.0.0.7, and 2001:db8::1, announced with nothing.
+    fn told(address: IpAddr) -> Option<Option<IpAddr>> {
+        match address.to_string().as_str() {
+            "192.0.2.1" => Some(Some(ip("10.0.0.7"))),
+            "2001:db8::1" => Some(None),
+            _ => None,
+        }
+    }
+
+    struct Story(Heard);
+
+    impl Story {
+        fn new(families: &[Family], maximum: u32) -> Story {
+            Story(Heard::new(&families.iter().copied().collect(), maximum))
+        }
+
+        #[track_caller]
+        fn check(&mut self, announced: &[&str], withdrawn: &[&str], counts: [usize; 2]) {
+            self.0.hear(&update(announced, withdrawn), told);
+            assert_eq!(BOTH.map(|family| self.0.count(family)), counts);
+        }
+
+        fn foreign(&self) -> Vec<(String, bool)> {
+            let foreign = self.0.foreign.iter();
+            foreign
+                .map(|(address, foreign)| (address.to_string(), foreign.ours))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn prefixes_are_counted_once() {
+        let mut story = Story::new(&BOTH, 100);
+        story.check(&["10.0.0.0/8", "10.0.0.0/16", "2001:db8::/32"], &[], [2, 1]);
+        story.check(&["10.0.0.0/8"], &[], [2, 1]);
+        story.check(
+            &[],
+            &["10.0.0.0/8", "172.16.0.0/12", "2001:db8::/48"],
+            [1, 1],
+        );
+        story.check(&["10.0.0.0/16"], &["10.0.0.0/16", "2001:db8::/32"], [1, 0]);
+        let mut ipv6 = Story::new(&[Family::Ipv6], 100);
+        ipv6.check(&["10.0.0.0/8", "2001:db8::/32"], &[], [0, 1]);
+    }
+
+    #[test]
+    fn there_is_never_more_than_one_too_many() {
+        let mut story = Story::new(&BOTH, 2);
+        story.check(&["10.0.0.0/8", "11.0.0.0/8"], &[], [2, 0]);
+        assert_eq!(story.0.over_maximum(), [].into());
+        story.check(&["12.0.0.0/8"], &[], [3, 0]);
+        assert_eq!(story.0.over_maximum(), [Family::Ipv4].into());
+        story.check(&["12.0.0.0/8"], &["12.0.0.0/8"], [3, 0]);
+        assert_eq!(story.0.take_short(), [].into());
+        story.check(&["13.0.0.0/8", "14.0.0.0/8", "2001:db8::/32"], &[], [3, 1]);
+        assert_eq!(story.0.take_short(), [].into(), "there is no room yet");
+        story.check(&[], &["12.0.0.0/8"], [2, 1]);
+        assert_eq!(story.0.over_maximum(), [].into());
+        assert_eq!(story.0.take_short(), [Family::Ipv4].into());
+        assert_eq!(story.0.take_short(), [].into(), "once");
+        // Said again, all of it is known.
+        story.0.set_maximum(10);
+        story.0.begin_again(Family::Ipv4);
+        story.check(&["10.0.0.0/8", "13.0.0.0/8", "14.0.0.0/8"], &[], [4, 1]);
+        story.0.end_again(Family::Ipv4);
+        story.check(&[], &[], [3, 1]);
+        assert_eq!(story.0.take_short(), [].into());
+    }
+
+    #[test]
+    fn a_disabled_family_is_forgotten_for_good() {
+        let mut story = Story::new(&BOTH, 10);
+        story.check(&["192.0.2.1/32", "2001:db8::1/128"], &[], [1, 1]);
+        let disabled = Update {
+            disabled: [Family::Ipv6].into(),
+            ..Update::default()
+        };
+        story.0.hear(&disabled, told);
+        story.check(&["2001:db8::1/128"], &[], [1, 0]);
+        assert_eq!(story.foreign(), [("192.0.2.1".to_owned(), true)]);
+    }
+
+    #[test]
+    fn our_own_addresses_are_kept() {
+        let mut story = Story::new(&BOTH, 0);
+        let all = [
+            "192.0.2.1/32",
+            "192.0.2.2/32",
+            "192.0.2.0/24",
+            "2001:db8::1/128",
+        ];
+        story.check(&all, &[], [1, 1]);
+        let both = [
+            ("192.0.2.1".to_owned(), true),
+            ("2001:db8::1".to_owned(), false),
+        ];
+        assert_eq!(story.foreign(), both, "even beyond the maximum");
+        let before = story.0.foreign().clone();
+        story.check(&all, &[], [1, 1]);
+        assert!(before.ptr_eq(story.0.foreign()), "that is no change");
+
+        let mut elsewhere = update(&["192.0.2.1/32"], &[]);
+        elsewhere.attributes.next_hop = Some(ip("10.0.0.8"));
+        story.0.hear(&elsewhere, told);
+        assert_eq!(story.foreign()[0], ("192.0.2.1".into(), false));
+        story.check(&[], &["2001:db8::1/128", "192.0.2.0/24"], [1, 0]);
+        assert_eq!(story.foreign().len(), 1);
+
+        story.0.begin_again(Family::Ipv4);
+        story.0.end_again(Family::Ipv6);
+        assert_eq!(story.foreign().len(), 1, "an end of what was not begun");
+        story.0.end_again(Family::Ipv4);
+        assert_eq!(story.foreign(), []);
+        story.check(&["192.0.2.1/32"], &[], [1, 0]);
+        story.0.forget(ip("192.0.2.1"));
+        assert_eq!(story.foreign(), []);
+    }
+}
