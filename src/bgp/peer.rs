@@ -309,11 +309,11 @@ impl Peer {
             Ok(stream) => self.open(Side::Out, stream),
             Err(failed) => {
                 let fault = chain(&failed);
-                let event = match failed.source.kind() {
-                    io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
-                        Event::ConnectionRefused(fault)
-                    }
-                    _ => Event::ConnectionFails(fault),
+                let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+                let event = if refused.contains(&failed.source.kind()) {
+                    Event::ConnectionRefused(fault)
+                } else {
+                    Event::ConnectionFails(fault)
                 };
                 self.event(Side::Out, event);
             }

@@ -214,7 +214,7 @@ impl Session {
             // One bounds the attempt to connect, the other the wait on the connection.
             SessionState::Connect => runs[0] != runs[1] && runs[2..] == [false; 3] && !open && !up,
             SessionState::Active => {
-                !(runs[0] && runs[1]) && runs[2..] == [false; 3] && !open && !up
+                runs[..2] != [true; 2] && runs[2..] == [false; 3] && !open && !up
             }
             SessionState::OpenSent => runs == [false, false, true, false, false] && !open && !up,
             SessionState::OpenConfirm => runs == [false, false, true, true, false] && open && !up,
