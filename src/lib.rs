@@ -37,6 +37,7 @@ pub mod backoff;
 pub mod chain;
 pub mod etcd;
 pub mod state;
+pub mod table;
 
 // Edges: each owns its sockets and its retries; none knows another.
 pub mod address;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::facts::{Address, Balancer, Facts};
 use crate::fleet::record;
+use crate::table::{Table, clean};
 
 pub(super) fn text(facts: &Facts) -> String {
     let mut parts = vec![balancers(facts)];
@@ -158,46 +159,6 @@ fn unreadable(facts: &Facts) -> String {
         let _ = writeln!(text, "{}: {}", clean(key), clean(why));
     }
     text
-}
-
-struct Table<const N: usize> {
-    rows: Vec<[String; N]>,
-}
-
-impl<const N: usize> Table<N> {
-    fn new(head: [&str; N]) -> Table<N> {
-        Table {
-            rows: vec![head.map(str::to_owned)],
-        }
-    }
-
-    fn row(&mut self, cells: [&str; N]) {
-        self.rows.push(cells.map(clean));
-    }
-
-    fn text(&self) -> String {
-        let length = |cell: &str| cell.chars().count();
-        let width: [usize; N] = std::array::from_fn(|column| {
-            let cells = self.rows.iter().map(|row| length(&row[column]));
-            cells.max().unwrap_or(0)
-        });
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(width) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
-            text += line.trim_end();
-            text.push('\n');
-        }
-        text
-    }
-}
-
-/// Whatever stands in etcd, a cell is a cell and moves no cursor.
-fn clean(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { '?' } else { c };
-    text.chars().map(printable).collect()
 }
 
 #[cfg(test)]
