@@ -569,7 +569,8 @@ servers = "file:///x"
 state-directory = "x"
 manage-addresses = 1
 [api]
-listen=["127.0.0.1", "[::1]:0", 3, "[::1]:1", "[::1]:1"]"#,
+listen=["127.0.0.1", "[::1]:0", 3, "[::1]:1", "[::1]:1"]
+control = "plimsoll.sock""#,
         r#"1: serivce: unknown key "serivce"; did you mean "service"?
 1: service: no service; write [service.NAME] for each
 3: daemon.state-directory: "x" is not an absolute path; write one that begins with /
@@ -577,7 +578,13 @@ listen=["127.0.0.1", "[::1]:0", 3, "[::1]:1", "[::1]:1"]"#,
 6: api.listen[0]: "127.0.0.1" is not an address and port; write one like "127.0.0.1:9090" or "[::1]:9090"
 6: api.listen[1]: "[::1]:0" has port 0; write a port from 1 to 65535
 6: api.listen[2]: expected an address and port, found the integer 3; write it in quotes, like "127.0.0.1:9090"
-6: api.listen[4]: [::1]:1 stands in the list twice; leave one of them out"#,
+6: api.listen[4]: [::1]:1 stands in the list twice; leave one of them out
+7: api.control: "plimsoll.sock" is not an absolute path; write one that begins with /"#,
+    );
+    let long = format!("/{}", "x".repeat(107));
+    check(
+        &format!("[api]\ncontrol = \"{long}\"\n{WEB}"),
+        "2: api.control: a path of 108 bytes; a Unix socket's has at most 107",
     );
     check(
         "service.x = 3",
@@ -590,7 +597,7 @@ listen=["127.0.0.1", "[::1]:0", 3, "[::1]:1", "[::1]:1"]"#,
     );
     check(
         &format!(
-            "[api]\nlisten = []\n{}",
+            "[api]\nlisten = []\ncontrol = \"\"\n{}",
             WEB.replace(".web]", ".\"text.eqiad\"]")
         ),
         "",
@@ -778,6 +785,8 @@ fn defaults() {
             "[::1]:9090".parse().unwrap()
         ]
     );
+    let control = config.api.control.as_deref();
+    assert_eq!(control, Some(Path::new("/run/plimsoll/control.sock")));
     assert_eq!(config.bgp, None);
     let web = &config.services["web"];
     assert_eq!(web.depool_threshold, Threshold::new(0.5).unwrap());

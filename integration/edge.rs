@@ -72,7 +72,10 @@ fn empty() -> Snapshot {
                 state_directory: "/nowhere".into(),
                 manage_addresses: false,
             },
-            api: Api { listen: Vec::new() },
+            api: Api {
+                listen: Vec::new(),
+                control: None,
+            },
             bgp: None,
             etcd: None,
             services: BTreeMap::new(),

@@ -58,6 +58,8 @@ pub struct Daemon {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Api {
     pub listen: Vec<SocketAddr>,
+    /// The Unix socket that also takes orders; `None`: there is none.
+    pub control: Option<PathBuf>,
 }
 
 /// `[bgp]`

@@ -179,7 +179,10 @@ fn config(services: u32, addresses: u32) -> Config {
             state_directory: "/var/lib/plimsoll".into(),
             manage_addresses: true,
         },
-        api: Api { listen: Vec::new() },
+        api: Api {
+            listen: Vec::new(),
+            control: None,
+        },
         bgp: None,
         etcd: None,
         services: (0..services).map(service).collect(),

@@ -265,6 +265,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         },
         api: config::Api {
             listen: Vec::<SocketAddr>::new(),
+            control: None,
         },
         bgp: Some(bgp),
         etcd: None,

@@ -53,10 +53,22 @@ impl Lab {
         for section in sections {
             text += &format!("\n{section}");
         }
+        // Daemons of other tests run at the same time, and /run is everybody's.
+        if !sections
+            .iter()
+            .any(|section| section.to_string().starts_with("[api]"))
+        {
+            text += &format!("\n{}", self.api(""));
+        }
         // By rename, as configuration management does it.
         let new = self.file("plimsoll.toml.new");
         fs::write(&new, text).unwrap();
         fs::rename(&new, self.config()).unwrap();
+    }
+
+    /// `[api]` with these keys beside the control socket of this test's own.
+    pub(crate) fn api(&self, keys: &str) -> String {
+        format!("[api]\ncontrol = {:?}\n{keys}", self.file("control"))
     }
 
     /// One more section.

@@ -214,7 +214,11 @@ fn a_bad_file_is_refused_whole() {
 fn what_only_a_start_can_change_is_said() {
     let good = web("web", "192.0.2.1", "127.0.1.1");
     let (lab, _server, _router, mut daemon) = announced(&good);
-    lab.configure(&[&"[api]\nlisten = [\"127.0.0.1:9091\"]\n", &bgp(&[2]), &good]);
+    lab.configure(&[
+        &lab.api("listen = [\"127.0.0.1:9091\"]\n"),
+        &bgp(&[2]),
+        &good,
+    ]);
     lab.reload(&daemon);
     lab.until_alert("reload: [api] listen takes effect at the next start");
     daemon.until_log(

@@ -194,7 +194,7 @@ async fn a_daemon_tells_of_itself() {
     let mut store = Store::of(&cluster, 0).await;
     let state = cluster.folder().join("state");
     let rest = format!(
-        "[daemon]\nstate-directory = {state:?}\nmanage-addresses = false\n[api]\nlisten = []\n\
+        "[daemon]\nstate-directory = {state:?}\nmanage-addresses = false\n[api]\nlisten = []\ncontrol = \"\"\n\
          [service.text]\naddress = \"192.0.2.1\"\nport = 80\nprotocol = \"tcp\"\nscheduler = \"rr\"\n\
          server = [{{ host = \"127.0.0.1\" }}]\n"
     );

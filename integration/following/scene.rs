@@ -119,7 +119,7 @@ impl Scene {
         let endpoints: Vec<String> = self.proxies.iter().map(Proxy::url).collect();
         let mut text = format!(
             "[daemon]\nstate-directory = {:?}\nmanage-addresses = false\n\
-             [api]\nlisten = [\"{}\"]\n\
+             [api]\nlisten = [\"{}\"]\ncontrol = \"\"\n\
              [etcd]\nendpoints = {endpoints:?}\n{}\n",
             self.file("state"),
             self.api,

@@ -72,7 +72,10 @@ impl Lab {
                 state_directory: "/nonexistent".into(),
                 manage_addresses: true,
             },
-            api: config::Api { listen: vec![] },
+            api: config::Api {
+                listen: vec![],
+                control: None,
+            },
             bgp: None,
             etcd: None,
             services: Default::default(),

@@ -22,6 +22,7 @@ GLOBAL = """
 state-directory = "{state}"
 [api]
 listen = ["127.0.0.1:9090", "[::1]:9090"]
+control = "{state}/control.sock"
 [bgp]
 local-as = {balancer_as}
 router-id = "{router_id}"

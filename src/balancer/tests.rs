@@ -343,7 +343,10 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
             state_directory: "/state".into(),
             manage_addresses: true,
         },
-        api: Api { listen: Vec::new() },
+        api: Api {
+            listen: Vec::new(),
+            control: None,
+        },
         bgp: Some(Bgp {
             local_as: 64600,
             router_id: [10, 64, 0, 11].into(),

@@ -23,7 +23,7 @@ const KEYS: &[Key] = &[
     key("service"),
 ];
 const DAEMON_KEYS: &[Key] = &[key("state-directory"), key("manage-addresses")];
-const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips")];
+const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips"), key("control")];
 
 /// The most bytes that a configuration may have.
 pub const LARGEST: usize = 16 * 1024 * 1024;
@@ -33,6 +33,8 @@ const ALL_ERRORS_UP_TO: usize = 1024 * 1024;
 
 /// PyBal's `instrumentation_port`.
 const API_PORT: u16 = 9090;
+
+const CONTROL: &str = "/run/plimsoll/control.sock";
 
 impl Config {
     /// Reads a file of at most [`LARGEST`] bytes. Blocks, as files do.
@@ -59,6 +61,18 @@ impl Config {
                 None
             }
         };
+        report.into_result(&name)?;
+        found.ok_or_else(|| unnoted(&name))
+    }
+
+    /// Only `[api]`: what a command needs that talks to the daemon, which runs on whatever else the file says now.
+    pub fn read_api(path: &Path) -> Result<Api, Mistakes> {
+        let name = path.display().to_string();
+        let text = text(path, &name)?;
+        let report = Report::new(&text);
+        let root = toml(&text, &report);
+        let root = Table::root(&report, root.get_ref());
+        let found = api(section(&root, "api", API_KEYS).as_ref());
         report.into_result(&name)?;
         found.ok_or_else(|| unnoted(&name))
     }
@@ -188,11 +202,18 @@ fn api(section: Option<&Table<'_>>) -> Option<Api> {
     let listen = localhost
         .map(|address| SocketAddr::new(address, API_PORT))
         .to_vec();
-    let Some(table) = section else {
-        return Some(Api { listen });
+    let default = Api {
+        listen,
+        control: Some(PathBuf::from(CONTROL)),
     };
+    let Some(table) = section else {
+        return Some(default);
+    };
+    let listen = table.or("listen", default.listen, value::listen);
+    let control = table.or("control", default.control, value::socket);
     Some(Api {
-        listen: table.or("listen", listen, value::listen)?,
+        listen: listen?,
+        control: control?,
     })
 }
 

@@ -10,6 +10,9 @@ use std::time::Duration;
 use super::reader::Node;
 use super::spelling::quoted;
 
+/// `sun_path` without the zero at its end (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
 /// Which durations a key takes.
 pub(super) struct Durations {
     pub(super) least: Duration,
@@ -271,6 +274,23 @@ pub(super) fn router_id(node: &Node<'_>) -> Option<Ipv4Addr> {
 pub(super) fn path(node: &Node<'_>) -> Option<PathBuf> {
     let text = node.string("a path", "/var/lib/plimsoll")?;
     absolute(text, node).map(PathBuf::from)
+}
+
+/// Where a Unix socket shall be; `""` for nowhere.
+pub(super) fn socket(node: &Node<'_>) -> Option<Option<PathBuf>> {
+    let text = node.string("a path", "/run/plimsoll/control.sock")?;
+    if text.is_empty() {
+        return Some(None);
+    }
+    let path = absolute(text, node)?;
+    if path.len() > LONGEST_SOCKET {
+        node.mistake(format_args!(
+            "a path of {} bytes; a Unix socket's has at most {LONGEST_SOCKET}",
+            path.len()
+        ));
+        return None;
+    }
+    Some(Some(PathBuf::from(path)))
 }
 
 /// The text again, if it is an absolute path.

@@ -36,7 +36,10 @@ impl Bench {
                 state_directory: "/nonexistent".into(),
                 manage_addresses: true,
             },
-            api: config::Api { listen: vec![] },
+            api: config::Api {
+                listen: vec![],
+                control: None,
+            },
             bgp: None,
             etcd: None,
             services: BTreeMap::new(),
