@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
+#[path = "api/bgp.rs"]
+mod bgp;
+#[path = "api/control.rs"]
+mod control;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]
 mod sample;

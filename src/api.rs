@@ -1,8 +1,10 @@
 //! Edge: the status API over HTTP/1.1, PyBal's paths and ours. It reads the newest snapshot and keeps
-//! nothing beside it; it changes nothing.
+//! nothing beside it. What comes by TCP changes nothing; operators' orders are taken on the control socket.
 //!
 //! ```text
-//!  TcpListener ─► run ─► connections ─► hyper ─► answer(request, snapshot) ─► text | json | metrics
+//!  TcpListener ─► run ──────────┐
+//!                               ├─► connections ─► hyper ─► answer(request, snapshot) ─► text | json | metrics
+//!  UnixListener ─► control::run ┘                      └──► order ─► Event::PeerOrder ─► … ─► snapshot ─► text
 //! ```
 //!
 //! What a client may cost is bounded by [`Limits`]. Connections are bounded in number; a new one beyond
@@ -10,11 +12,14 @@
 
 mod accept;
 mod answer;
+mod bgp;
 mod body;
 mod connections;
+pub mod control;
 mod detail;
 mod json;
 mod metrics;
+mod order;
 mod patience;
 mod resource;
 mod text;
@@ -24,7 +29,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +39,7 @@ use tracing::warn;
 
 use crate::snapshot::Snapshot;
 
-use connections::Connections;
+use connections::{Connections, Door, Stream};
 
 /// How long nothing is accepted after accept(2) failed, for want of file descriptors say.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -61,6 +66,26 @@ impl Default for Limits {
             stalled: Duration::from_secs(10),
             connections: 256,
             buffer: 16 << 10,
+        }
+    }
+}
+
+/// What ages, times and timers are told by.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    monotonic: Instant,
+    calendar: SystemTime,
+}
+
+impl Now {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "since when a session is up is told by the calendar; nothing is decided by it"
+    )]
+    fn read() -> Now {
+        Now {
+            monotonic: tokio::time::Instant::now().into_std(),
+            calendar: SystemTime::now(),
         }
     }
 }
@@ -130,12 +155,25 @@ pub async fn run_within(
     listeners: Vec<TcpListener>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
-    let mut connections = Connections::new(limits, snapshots);
+    let door = Door {
+        snapshots,
+        orders: None,
+    };
     let mut next = 0;
+    serve(limits, door, |cx| accept(&listeners, &mut next, cx)).await;
+}
+
+/// Lets in whoever comes, for ever.
+async fn serve<S: Stream>(
+    limits: Limits,
+    door: Door,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
+) {
+    let mut connections = Connections::new(limits, door);
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
-            accepted = poll_fn(|cx| accept(&listeners, &mut next, cx)) => accepted,
+            accepted = poll_fn(&mut accept) => accepted,
             () = connections.reap() => continue,
         };
         match accepted {
@@ -170,7 +208,10 @@ fn accept(
         let listener = &listeners[*next % listeners.len()];
         *next = next.wrapping_add(1);
         if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-            return Poll::Ready(accepted.map(|(stream, _)| stream));
+            let stream = accepted.map(|(stream, _)| stream);
+            // Small answers shall not wait for an acknowledgement; without it they do, no more.
+            let _ = stream.as_ref().map(|stream| stream.set_nodelay(true));
+            return Poll::Ready(stream);
         }
     }
     Poll::Pending

@@ -27,7 +27,7 @@ use crate::{address, api, bgp, control, fleet, ipvs, monitor, resolver, source};
 /// How long peers may take to be told that we go: longer than the speaker waits for a frozen one.
 const FAREWELL: Duration = Duration::from_secs(6);
 
-/// How long etcd may then take to hear the same. Without it our lease ends by itself.
+/// How long etcd may then take to hear the same (without it our lease ends by itself), and the parts to end.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The part that tells it.
@@ -116,6 +116,8 @@ pub async fn run(options: Options) -> Result<(), Ended> {
         _ = signals.terminate.recv() => warn!("told twice: stopping at once"),
         _ = signals.interrupt.recv() => warn!("told twice: stopping at once"),
     }
+    // Each part that is dropped tidies up after itself; what takes longer is left behind.
+    let _ = timeout(LAST_WORD, daemon.parts.shutdown()).await;
     Ok(())
 }
 
@@ -161,6 +163,12 @@ impl Daemon {
         start("monitor", Box::pin(monitor::run(seen(), tell())));
         start("api", Box::pin(api::run(listeners, seen())));
         if options.mode != Mode::DryRun {
+            if let Some(path) = config.api.control.clone() {
+                start(
+                    "control socket",
+                    Box::pin(api::control::run(path, seen(), tell())),
+                );
+            }
             start("address", Box::pin(address::run(seen(), tell())));
             start("bgp", Box::pin(bgp::run(seen(), tell())));
             // Beside the daemon that it tries out: the name is taken, and nothing is served.
@@ -201,8 +209,11 @@ impl Daemon {
     async fn config_of_start(&self, new: &Config) {
         let old = &self.config;
         let mut fault = Vec::new();
-        if old.api != new.api {
+        if old.api.listen != new.api.listen {
             fault.push("[api] listen");
+        }
+        if old.api.control != new.api.control {
+            fault.push("[api] control");
         }
         if old.daemon.state_directory != new.daemon.state_directory {
             fault.push("[daemon] state-directory");

@@ -15,32 +15,41 @@ use super::accept::Form;
 use super::body::{Answer, Content};
 use super::metrics::{self, Pages};
 use super::resource::Resource;
-use super::{detail, json, text};
+use super::{Now, bgp, detail, json, text};
 
 /// PyBal's words for what is not there.
 const NOT_FOUND: &str = "The desired url was not found";
 const NOT_ALLOWED: &str = "Only GET and HEAD are allowed";
+const POST_ALONE: &str = "This is an order: only POST is allowed";
+const NO_ORDERS_HERE: &str =
+    "Orders are taken on the control socket alone ([api] control): plimsoll bgp --help";
 
-/// The body of the request is not looked at. `now`: what ages are told by.
+/// To whoever only looks: the body of the request is not looked at.
 pub(super) fn answer<B>(
     request: &Request<B>,
     snapshot: Arc<Snapshot>,
-    now: Instant,
+    now: Now,
     busy: Arc<AtomicBool>,
 ) -> Response<Answer> {
     let form = Form::wanted(request.headers());
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let resource = Resource::of(request.uri().path());
+    let refused = match (&resource, looks) {
+        (Resource::Order { .. }, true) => Some((POST_ALONE, "POST")),
+        (Resource::Order { .. }, false) => Some((NO_ORDERS_HERE, "")),
+        (_, false) => Some((NOT_ALLOWED, "GET, HEAD")),
+        (_, true) => None,
+    };
+    if let Some((text, allowed)) = refused {
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        let mut response = worded(status, form, error(NOT_ALLOWED, form), busy);
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut response = worded(status, form, error(text, form), busy);
+        let allowed = HeaderValue::from_static(allowed);
+        response.headers_mut().insert(ALLOW, allowed);
         return response;
     }
-    let resource = Resource::of(request.uri().path());
     if resource == Resource::Metrics {
         let pages = Content::Metrics {
-            pages: Pages::new(snapshot, now),
+            pages: Pages::new(snapshot, now.monotonic),
             pause: false,
         };
         return response(
@@ -49,13 +58,23 @@ pub(super) fn answer<B>(
             Answer::new(pages, busy),
         );
     }
-    match found(&resource, &snapshot, form, now) {
-        Some(text) => worded(StatusCode::OK, form, text, busy),
-        None => worded(StatusCode::NOT_FOUND, form, error(NOT_FOUND, form), busy),
+    let found = if let Resource::Bgp(resource) = &resource {
+        bgp::found(resource, &snapshot, form, now)
+    } else {
+        found(&resource, &snapshot, form, now.monotonic).ok_or(NOT_FOUND.to_owned())
+    };
+    match found {
+        Ok(text) => worded(StatusCode::OK, form, text, busy),
+        Err(text) => worded(StatusCode::NOT_FOUND, form, error(&text, form), busy),
     }
 }
 
-fn worded(status: StatusCode, form: Form, text: String, busy: Arc<AtomicBool>) -> Response<Answer> {
+pub(super) fn worded(
+    status: StatusCode,
+    form: Form,
+    text: String,
+    busy: Arc<AtomicBool>,
+) -> Response<Answer> {
     let content_type = match form {
         Form::Text => "text/plain",
         Form::Json => "application/json",
@@ -120,11 +139,11 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> 
             Form::Text => "ok\n".to_owned(),
             Form::Json => json::healthy(),
         }),
-        Resource::Metrics | Resource::Unknown => None,
+        Resource::Bgp(_) | Resource::Order { .. } | Resource::Metrics | Resource::Unknown => None,
     }
 }
 
-fn error(text: &str, form: Form) -> String {
+pub(super) fn error(text: &str, form: Form) -> String {
     match form {
         Form::Text => text.to_owned(),
         Form::Json => json::error(text),

@@ -6,29 +6,41 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
 use tracing::{debug, error};
 
+use crate::event::Event;
 use crate::snapshot::Snapshot;
 
-use super::Limits;
 use super::answer::answer;
+use super::body::Answer;
+use super::order::Order;
 use super::patience::Patient;
+use super::{Limits, Now};
 
 pub(super) struct Connections {
     limits: Limits,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    door: Door,
     /// Each gives back its number.
     tasks: JoinSet<u64>,
     /// By number, so the oldest first.
     open: BTreeMap<u64, Open>,
     next: u64,
+}
+
+/// What those who come in get: what the newest snapshot says, and at one door also a hearing for orders.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// `None`: it takes none.
+    pub(super) orders: Option<mpsc::Sender<Event>>,
 }
 
 struct Open {
@@ -37,25 +49,25 @@ struct Open {
 }
 
 impl Connections {
-    pub(super) fn new(limits: Limits, snapshots: watch::Receiver<Arc<Snapshot>>) -> Connections {
+    pub(super) fn new(limits: Limits, door: Door) -> Connections {
         let (tasks, open) = (JoinSet::new(), BTreeMap::new());
         Connections {
             limits,
-            snapshots,
+            door,
             tasks,
             open,
             next: 0,
         }
     }
 
-    pub(super) fn admit(&mut self, stream: TcpStream) {
+    pub(super) fn admit<S: Stream>(&mut self, stream: S) {
         if self.open.len() >= self.limits.connections {
             self.close_one();
         }
         let number = self.next;
         self.next += 1;
         let busy = Arc::new(AtomicBool::new(false));
-        let serving = serve(stream, self.limits, self.snapshots.clone(), busy.clone());
+        let serving = serve(stream, self.limits, self.door.clone(), busy.clone());
         let task = self.tasks.spawn(async move {
             serving.await;
             number
@@ -90,18 +102,15 @@ impl Connections {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    limits: Limits,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    busy: Arc<AtomicBool>,
-) {
-    // Small answers shall not wait for an acknowledgement; without it they do, no more.
-    let _ = stream.set_nodelay(true);
+/// TCP's or a Unix socket's.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+async fn serve<S: Stream>(stream: S, limits: Limits, door: Door, busy: Arc<AtomicBool>) {
     let service = service_fn(|request| {
-        let snapshot = snapshots.borrow().clone();
-        let answer = answer(&request, snapshot, Instant::now().into_std(), busy.clone());
-        async { Ok::<_, Infallible>(answer) }
+        let (mut door, busy) = (door.clone(), busy.clone());
+        async move { Ok::<_, Infallible>(door.answer(request, limits, busy).await) }
     });
     let io = TokioIo::new(Patient::new(stream, limits.stalled));
     let served = http1::Builder::new()
@@ -113,5 +122,30 @@ async fn serve(
     if let Err(error) = served {
         // A client's own doing; it is no news.
         debug!(%error, "a connection of the API ended early");
+    }
+}
+
+impl Door {
+    async fn answer(
+        &mut self,
+        request: Request<Incoming>,
+        limits: Limits,
+        busy: Arc<AtomicBool>,
+    ) -> Response<Answer> {
+        // It is at work until the answer's body is gone.
+        busy.store(true, Ordering::Relaxed);
+        let order = self.orders.as_ref().zip(Order::of(&request));
+        match order {
+            Some((events, order)) => {
+                let body = request.into_body();
+                order
+                    .obeyed(body, limits.head, events, &mut self.snapshots, busy)
+                    .await
+            }
+            None => {
+                let snapshot = self.snapshots.borrow().clone();
+                answer(&request, snapshot, Now::read(), busy)
+            }
+        }
     }
 }

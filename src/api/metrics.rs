@@ -1,9 +1,11 @@
 //! `/metrics`: a snapshot → OpenMetrics text, a page at a time. Names are PyBal's with `plimsoll_` for
 //! `pybal_`; nothing is counted here, all figures stand in the snapshot.
 
+mod bgp;
 mod families;
 
 use std::fmt;
+use std::iter::Chain;
 use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,12 +44,14 @@ enum Samples {
     EachServer(fn(&ServiceName, &Service, &mut Writer<'_>) -> fmt::Result),
 }
 
+type Families = Chain<slice::Iter<'static, Family>, slice::Iter<'static, Family>>;
+
 /// The text of one snapshot, page by page.
 pub(super) struct Pages {
     snapshot: Arc<Snapshot>,
     /// What ages are told by.
     now: Instant,
-    families: slice::Iter<'static, Family>,
+    families: Families,
     /// The family that is being written, and the first service that is still to come.
     rest: Option<(&'static Family, ServiceName)>,
     ended: bool,
@@ -58,7 +62,7 @@ impl Pages {
         Pages {
             snapshot,
             now,
-            families: FAMILIES.iter(),
+            families: FAMILIES.iter().chain(bgp::FAMILIES),
             rest: None,
             ended: false,
         }
@@ -336,6 +340,48 @@ mod tests {
         assert!(!text.contains(r#"plimsoll_service_list_saved_age_seconds{service="web""#));
         // No result yet, no status.
         assert!(!text.contains(r#"plimsoll_monitor_status{service="web",host="d""#));
+    }
+
+    #[test]
+    fn what_bgp_says() {
+        let mut snapshot = sample::snapshot([]);
+        sample::sessions(&mut snapshot);
+        let text = all(snapshot);
+        let samples = samples(&text);
+        for expected in [
+            r#"plimsoll_bgp_session_established{local_asn="64600",peer="fe80::1%eth1"} 0"#,
+            r#"plimsoll_bgp_peer_disabled{peer="10.0.0.1"} 0"#,
+            r#"plimsoll_bgp_peer_disabled{peer="fe80::1%eth1"} 1"#,
+            r#"plimsoll_bgp_session_since_timestamp_seconds{peer="10.0.0.1"} 1767323045"#,
+            r#"plimsoll_bgp_sessions_established_total{peer="10.0.0.1"} 2"#,
+            r#"plimsoll_bgp_sessions_lost_total{peer="10.0.0.1"} 1"#,
+            r#"plimsoll_bgp_messages_sent_total{peer="10.0.0.1",type="keepalive"} 4000"#,
+            r#"plimsoll_bgp_messages_received_total{peer="10.0.0.1",type="route-refresh"} 1"#,
+            r#"plimsoll_bgp_malformed_updates_total{peer="10.0.0.1"} 8"#,
+            r#"plimsoll_bgp_prefixes_heard{peer="10.0.0.1",family="ipv4"} 6"#,
+            r#"plimsoll_bgp_prefixes_heard{peer="10.0.0.1",family="ipv6"} 1"#,
+            r#"plimsoll_bgp_over_maximum{peer="10.0.0.1",family="ipv4"} 1"#,
+            r#"plimsoll_bgp_over_maximum{peer="10.0.0.1",family="ipv6"} 0"#,
+            r#"plimsoll_bgp_routes_told{peer="10.0.0.1",family="ipv4"} 2"#,
+            r#"plimsoll_bgp_routes_told{peer="10.0.0.1",family="ipv6"} 0"#,
+            r#"plimsoll_bgp_last_notification_code{peer="10.0.0.1",direction="sent"} 6"#,
+            r#"plimsoll_bgp_last_notification_subcode{peer="10.0.0.1",direction="sent"} 4"#,
+            r#"plimsoll_bgp_last_notification_code{peer="10.0.0.1",direction="received"} 4"#,
+            r#"plimsoll_vip_foreign_announcements{vip="192.0.2.1"} 1"#,
+            r#"plimsoll_vip_foreign_announcements{vip="192.0.2.2"} 0"#,
+        ] {
+            assert!(
+                samples.contains(&expected),
+                "{expected} is missing in\n{text}"
+            );
+        }
+        // Since when it is not established is nobody's figure, and what was never sent has no code.
+        for absent in [
+            r#"since_timestamp_seconds{peer="2001:db8::1""#,
+            r#"notification_code{peer="2001:db8::1""#,
+        ] {
+            assert!(!text.contains(absent), "{absent} stands in\n{text}");
+        }
     }
 
     #[test]

@@ -17,10 +17,32 @@ pub(super) enum Resource {
         service: String,
         host: String,
     },
+    Bgp(Bgp),
+    /// What an operator wants of a peer's session.
+    Order {
+        peer: String,
+        verb: Verb,
+    },
     Alerts,
     Metrics,
     Healthz,
     Unknown,
+}
+
+/// Below `/bgp`; a peer may be unknown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bgp {
+    Peers,
+    Peer(String),
+    Routes(String),
+    Addresses,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Disable,
+    Enable,
+    Clear,
 }
 
 impl Resource {
@@ -33,6 +55,7 @@ impl Resource {
         let own_words = match names.next().as_deref() {
             Some("pools") => false,
             Some("services") => true,
+            Some("bgp") => return bgp(names),
             Some("alerts") => return Resource::Alerts,
             Some("metrics") => return Resource::Metrics,
             Some("healthz") => return Resource::Healthz,
@@ -47,6 +70,25 @@ impl Resource {
             (Some(pool), None) => Resource::Pool(pool),
             (Some(pool), Some(host)) => Resource::Server { pool, host },
         }
+    }
+}
+
+fn bgp(names: impl Iterator<Item = String>) -> Resource {
+    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let order = |peer: &str, verb| Resource::Order {
+        peer: peer.to_owned(),
+        verb,
+    };
+    match names.as_slice() {
+        [] | ["peers"] => Resource::Bgp(Bgp::Peers),
+        ["addresses"] => Resource::Bgp(Bgp::Addresses),
+        ["peers", peer] => Resource::Bgp(Bgp::Peer((*peer).to_owned())),
+        ["peers", peer, "routes"] => Resource::Bgp(Bgp::Routes((*peer).to_owned())),
+        ["peers", peer, "disable"] => order(peer, Verb::Disable),
+        ["peers", peer, "enable"] => order(peer, Verb::Enable),
+        ["peers", peer, "clear"] => order(peer, Verb::Clear),
+        _ => Resource::Unknown,
     }
 }
 
@@ -83,6 +125,11 @@ mod tests {
             let (pool, host) = (pool.into(), host.into());
             Resource::Server { pool, host }
         };
+        let peer = |name: &str| Resource::Bgp(Bgp::Peer(name.into()));
+        let order = |name: &str, verb| Resource::Order {
+            peer: name.into(),
+            verb,
+        };
         for (path, expected) in [
             ("/pools", Resource::Pools),
             ("/pools/", Resource::Pools),
@@ -110,6 +157,22 @@ mod tests {
                     host: "cp1".into(),
                 },
             ),
+            ("/bgp", Resource::Bgp(Bgp::Peers)),
+            ("/bgp/peers/", Resource::Bgp(Bgp::Peers)),
+            ("/bgp//addresses/", Resource::Bgp(Bgp::Addresses)),
+            ("/bgp/peers/fe80::1%25eth1", peer("fe80::1%eth1")),
+            ("/bgp/peers/fe80::1%eth1", peer("fe80::1%eth1")),
+            ("/bgp/peers/2001%3Adb8::1/", peer("2001:db8::1")),
+            (
+                "/bgp/peers/eth1/routes",
+                Resource::Bgp(Bgp::Routes("eth1".into())),
+            ),
+            ("/bgp/peers/eth1/disable", order("eth1", Verb::Disable)),
+            ("/bgp/peers/eth1/enable/", order("eth1", Verb::Enable)),
+            ("/bgp/peers/eth1/clear", order("eth1", Verb::Clear)),
+            ("/bgp/peers/eth1/clear/x", Resource::Unknown),
+            ("/bgp/peers/eth1/start", Resource::Unknown),
+            ("/bgp/eth1", Resource::Unknown),
             ("/alerts", Resource::Alerts),
             ("/alerts/", Resource::Alerts),
             ("/metrics", Resource::Metrics),

@@ -1,19 +1,25 @@
 //! Snapshots for tests, written down as an operator would read them. Not part of the program:
 //! the unit tests and `integration/api.rs` include it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use imbl::OrdMap;
 
 use crate::config::{self, Config};
-use crate::routing::{PeerId, Policy};
-use crate::service::{Host, Listed, Protocol, Scheduler, ServiceName, VirtualService, Weight};
+use crate::routing::session::{
+    Figures, Foreign, Hint, Negotiated, Route, Session, SessionState, Told, Untold,
+};
+use crate::routing::{Attributes, Community, GRACEFUL_SHUTDOWN, Interface, PeerId, Policy, Role};
+use crate::service::{
+    Family, Host, Listed, Protocol, Scheduler, ServiceName, VirtualService, Weight,
+};
 use crate::snapshot::{
-    Applied, Condition, Counters, Health, Held, Mode, MonitorState, Pooled, Server, Service,
-    Snapshot, Source, Vip,
+    Announcement, Applied, Condition, Counters, Health, Held, Mode, MonitorState, PeerOrders,
+    Pooled, Refusal, Server, Service, Snapshot, Source, Vip,
 };
 
 type Named = (ServiceName, Arc<Service>);
@@ -160,6 +166,180 @@ pub(crate) fn bgp(peers: &[&str]) -> Arc<Config> {
     Arc::new(configuration(Some(bgp), BTreeMap::new()))
 }
 
+/// 2026-01-02T03:04:05Z, and so many seconds.
+pub(crate) fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_767_323_045 + seconds)
+}
+
+/// Gives a snapshot four peers, of which the first has a session, the second is refused, the third is disabled
+/// and the fourth unheard of, and four addresses. Its session came up at [`at`] 0; the timers run at 11,520.
+pub(crate) fn sessions(snapshot: &mut Snapshot) {
+    let interface = |name| Interface::new(name).unwrap();
+    let ids = [
+        PeerId::Address(ip("10.0.0.1")),
+        PeerId::Address(ip("2001:db8::1")),
+        PeerId::LinkLocal("fe80::1".parse().unwrap(), interface("eth1")),
+        PeerId::Interface(interface("eth2")),
+    ];
+    let config = Arc::make_mut(&mut snapshot.config);
+    config.bgp = bgp(&[]).bgp.clone().map(|bgp| config::Bgp {
+        peers: ids.iter().map(peer).collect(),
+        ..bgp
+    });
+    let [first, second, third, _] = ids;
+    snapshot.peers = Arc::new([(first.clone(), established()), (second, refused())].into());
+    let said = |enabled, text: &str, clears| PeerOrders {
+        enabled,
+        text: Some(text.into()),
+        clears,
+    };
+    let orders = [
+        (first, said(None, "new filters", 1)),
+        (third, said(Some(false), "new line card", 0)),
+    ];
+    snapshot.peer_orders = Arc::new(orders.into());
+    let mut failed = vip("192.0.2.2", true, None);
+    let change = Arc::make_mut(&mut failed.1);
+    change.condition = Condition::Failed;
+    change.announce = Ok(Announcement {
+        to: Some(Arc::new(["core".into()].into())),
+        ..Announcement::default()
+    });
+    let mut refused = vip("192.0.2.3", true, None);
+    let change = Arc::make_mut(&mut refused.1);
+    change.condition = Condition::Failed;
+    change.announce = Err(Refusal::NothingPooled);
+    let healthy = ["192.0.2.1", "2001:db8::7"].map(|address| vip(address, true, None));
+    snapshot.vips = healthy.into_iter().chain([failed, refused]).collect();
+}
+
+fn peer(id: &PeerId) -> (PeerId, Arc<config::Peer>) {
+    let mut peer = config::Peer::new(id.clone(), 14907);
+    match id {
+        PeerId::Address(IpAddr::V4(_)) => {
+            peer.description = Some("the first router".into());
+            peer.groups = ["core".into()].into();
+            peer.maximum_prefixes = 5;
+        }
+        PeerId::LinkLocal(..) => peer.peer_as = 64600,
+        PeerId::Address(IpAddr::V6(_)) | PeerId::Interface(_) => {}
+    }
+    (id.clone(), Arc::new(peer))
+}
+
+fn established() -> Session {
+    let told = |seconds_before, code, subcode, text: &str| {
+        Some(Arc::new(Told {
+            at: at(0) - Duration::from_secs(seconds_before),
+            code,
+            subcode,
+            text: text.into(),
+        }))
+    };
+    let route = |attributes| {
+        Arc::new(Route {
+            next_hop: ip("10.0.0.99"),
+            attributes: Arc::new(attributes),
+        })
+    };
+    let healthy = Attributes {
+        med: 10,
+        ..Attributes::default()
+    };
+    let failed = Attributes {
+        med: 1010,
+        prepend: 2,
+        communities: [GRACEFUL_SHUTDOWN, Community::Standard(64600 << 16 | 100)].into(),
+        ..Attributes::default()
+    };
+    Session {
+        state: SessionState::Established,
+        since: Some(at(0)),
+        told_last: told(0, 6, 4, "Cease / Administrative Reset: new filters"),
+        heard_last: told(60, 4, 0, "Hold Timer Expired"),
+        negotiated: Some(Arc::new(negotiated())),
+        routes: [
+            (ip("192.0.2.1"), route(healthy)),
+            (ip("192.0.2.2"), route(failed)),
+        ]
+        .into_iter()
+        .collect(),
+        untold: OrdMap::unit(ip("2001:db8::7"), Untold::Family),
+        foreign: foreign().into_iter().collect(),
+        over_maximum: [Family::Ipv4].into(),
+        figures: Arc::new(figures()),
+        ..Session::default()
+    }
+}
+
+fn refused() -> Session {
+    Session {
+        state: SessionState::Active,
+        since: Some(at(0)),
+        fault: Some("connect: connection refused".to_owned()),
+        hint: Some(Hint::Refused),
+        ..Session::default()
+    }
+}
+
+fn negotiated() -> Negotiated {
+    Negotiated {
+        local: "10.0.0.99:40000".parse().unwrap(),
+        remote: "10.0.0.1:179".parse().unwrap(),
+        identifier: Ipv4Addr::new(10, 0, 0, 1),
+        families: [Family::Ipv4].into(),
+        hold_time: Duration::from_secs(30),
+        four_octet_as: true,
+        route_refresh: true,
+        enhanced_route_refresh: false,
+        extended_messages: false,
+        extended_next_hop: false,
+        role: Some(Role::Provider),
+    }
+}
+
+/// Another balancer's announcement of the first address, and our own of the second, returned.
+fn foreign() -> [(IpAddr, Arc<Foreign>); 2] {
+    let other = Foreign {
+        ours: false,
+        next_hop: Some(ip("10.0.0.98")),
+        as_path: "14907 64600".to_owned(),
+        med: Some(20),
+        local_pref: None,
+        communities: [Community::Standard(64600 << 16 | 7)].into(),
+    };
+    let own = Foreign {
+        ours: true,
+        next_hop: Some(ip("10.0.0.99")),
+        as_path: "64600".to_owned(),
+        med: None,
+        communities: BTreeSet::new(),
+        ..other.clone()
+    };
+    [
+        (ip("192.0.2.1"), Arc::new(other)),
+        (ip("192.0.2.2"), Arc::new(own)),
+    ]
+}
+
+fn figures() -> Figures {
+    let milliseconds = |seconds, more| {
+        let since = at(seconds).duration_since(UNIX_EPOCH).unwrap();
+        AtomicU64::new(u64::try_from(since.as_millis()).unwrap() + more)
+    };
+    Figures {
+        sent: [2, 3, 1, 4000, 0].map(AtomicU64::new),
+        received: [2, 9, 1, 4001, 1].map(AtomicU64::new),
+        prefixes: [6, 1].map(AtomicU64::new),
+        malformed: AtomicU64::new(8),
+        times_established: AtomicU64::new(2),
+        times_lost: AtomicU64::new(1),
+        hold_timer: milliseconds(11_540, 400),
+        keepalive_timer: milliseconds(11_524, 0),
+        retry_timer: AtomicU64::new(0),
+    }
+}
+
 pub(crate) fn etcd(api: config::EtcdApi) -> Arc<config::Etcd> {
     Arc::new(config::Etcd {
         endpoints: Vec::new(),
@@ -196,7 +376,10 @@ fn configuration(
             state_directory: "/state".into(),
             manage_addresses: true,
         },
-        api: config::Api { listen: Vec::new() },
+        api: config::Api {
+            listen: Vec::new(),
+            control: None,
+        },
         bgp,
         etcd: None,
         services,

@@ -1,0 +1,261 @@
+//! What one peer has been told of each address, and why not of the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::api::accept::Form;
+use crate::api::json::json;
+use crate::routing::session::{Route, Session, SessionState, Untold};
+use crate::routing::{Community, Origin, PeerId};
+use crate::snapshot::{Announcement, Refusal, Snapshot};
+use crate::table::Table;
+
+use super::{Known, words};
+
+pub(super) fn routes(known: &Known<'_>, snapshot: &Snapshot, form: Form) -> String {
+    let routes = Routes::of(known, snapshot);
+    match form {
+        Form::Json => json(&routes),
+        Form::Text => text(&routes),
+    }
+}
+
+#[derive(Serialize)]
+struct Routes<'a> {
+    peer: &'a PeerId,
+    state: SessionState,
+    told: BTreeMap<String, Told<'a>>,
+    untold: BTreeMap<String, Why>,
+    #[serde(skip)]
+    rows: BTreeMap<IpAddr, String>,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    next_hop: IpAddr,
+    med: u32,
+    prepend: u8,
+    origin: Origin,
+    /// `None`: an external peer is told none.
+    local_pref: Option<u32>,
+    communities: &'a BTreeSet<Community>,
+}
+
+/// Why the peer does not have an address of ours.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Why {
+    /// It is announced to nobody.
+    Refused(Refusal),
+    /// `announce-to` names other groups.
+    OtherGroups,
+    NoSession,
+    Untold(Untold),
+    /// Nothing is in the way; it is on its way.
+    NotYet,
+}
+
+impl<'a> Routes<'a> {
+    fn of(known: &Known<'a>, snapshot: &Snapshot) -> Routes<'a> {
+        let session = known.session;
+        let routes = session.into_iter().flat_map(|session| &session.routes);
+        let internal = known.internal();
+        let told: BTreeMap<IpAddr, Told<'a>> = routes
+            .map(|(&address, route)| (address, Told::of(route, internal)))
+            .collect();
+        let others = snapshot.vips.iter();
+        let others = others.filter(|(address, _)| !told.contains_key(address));
+        let untold: BTreeMap<IpAddr, Why> = others
+            .map(|(&address, vip)| (address, Why::of(known, address, vip.announce.as_ref())))
+            .collect();
+        let rows = told.keys().chain(untold.keys());
+        Routes {
+            peer: known.id,
+            state: session.map_or(SessionState::Idle, |session| session.state),
+            rows: rows.map(|&address| (address, prefix(address))).collect(),
+            told: told
+                .into_iter()
+                .map(|(a, told)| (prefix(a), told))
+                .collect(),
+            untold: untold
+                .into_iter()
+                .map(|(a, why)| (prefix(a), why))
+                .collect(),
+        }
+    }
+}
+
+impl Told<'_> {
+    fn of(route: &Route, internal: bool) -> Told<'_> {
+        let attributes = &*route.attributes;
+        Told {
+            next_hop: route.next_hop,
+            med: attributes.med,
+            prepend: attributes.prepend,
+            origin: attributes.origin,
+            // RFC 4271 section 5.1.5.
+            local_pref: internal.then(|| attributes.local_pref.unwrap_or(100)),
+            communities: &attributes.communities,
+        }
+    }
+}
+
+impl Why {
+    fn of(known: &Known<'_>, address: IpAddr, announce: Result<&Announcement, &Refusal>) -> Why {
+        let up = |session: &&Session| session.state == SessionState::Established;
+        match (announce, known.session.filter(up)) {
+            (Err(refusal), _) => Why::Refused(*refusal),
+            (Ok(announcement), _) if !known.is_for(announcement) => Why::OtherGroups,
+            (Ok(_), None) => Why::NoSession,
+            (Ok(_), Some(session)) => match session.untold.get(&address) {
+                Some(untold) => Why::Untold(*untold),
+                None => Why::NotYet,
+            },
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Why::Refused(refusal) => refusal.to_string(),
+            Why::OtherGroups => "announce-to names other groups".to_owned(),
+            Why::NoSession => "the session is not established".to_owned(),
+            Why::Untold(Untold::Family) => "the peer did not agree on the family".to_owned(),
+            Why::Untold(Untold::NextHop) => {
+                "no next hop of the family is configured or known".to_owned()
+            }
+            Why::NotYet => "not yet".to_owned(),
+        }
+    }
+}
+
+pub(super) fn prefix(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{address}/32"),
+        IpAddr::V6(address) => format!("{address}/128"),
+    }
+}
+
+fn text(routes: &Routes<'_>) -> String {
+    let mut table = Table::new([
+        "PREFIX",
+        "NEXT HOP",
+        "MED",
+        "PREPEND",
+        "ORIGIN",
+        "LOCAL-PREF",
+        "COMMUNITIES",
+    ]);
+    for (prefix, told) in routes
+        .rows
+        .values()
+        .filter_map(|p| Some((p, routes.told.get(p)?)))
+    {
+        table.row([
+            prefix,
+            &told.next_hop.to_string(),
+            &told.med.to_string(),
+            &told.prepend.to_string(),
+            origin(told.origin),
+            &words::or_dash(told.local_pref),
+            &words::list(told.communities, " "),
+        ]);
+    }
+    let (told, all) = (routes.told.len(), routes.rows.len());
+    let mut text = format!(
+        "{}: {:?}, told {told} of {all} addresses\n",
+        routes.peer, routes.state
+    );
+    if told > 0 {
+        text += &format!("\n{}", table.text());
+    }
+    if !routes.untold.is_empty() {
+        let mut table = Table::new(["NOT TOLD", "WHY"]);
+        for (prefix, why) in routes
+            .rows
+            .values()
+            .filter_map(|p| Some((p, routes.untold.get(p)?)))
+        {
+            table.row([prefix, &why.words()]);
+        }
+        text += &format!("\n{}", table.text());
+    }
+    text
+}
+
+fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Igp => "igp",
+        Origin::Egp => "egp",
+        Origin::Incomplete => "incomplete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::snapshot::sample;
+
+    use super::*;
+
+    #[test]
+    fn told_and_not_told() {
+        let mut snapshot = sample::snapshot([]);
+        sample::sessions(&mut snapshot);
+        let of =
+            |name: &str, form| routes(&Known::find(&snapshot, name).ok().unwrap(), &snapshot, form);
+        assert_eq!(
+            of("10.0.0.1", Form::Text),
+            "\
+10.0.0.1: Established, told 2 of 4 addresses
+
+PREFIX        NEXT HOP   MED   PREPEND  ORIGIN  LOCAL-PREF  COMMUNITIES
+192.0.2.1/32  10.0.0.99  10    0        igp     -
+192.0.2.2/32  10.0.0.99  1010  2        igp     -           64600:100 graceful-shutdown
+
+NOT TOLD         WHY
+192.0.2.3/32     a service has nothing pooled
+2001:db8::7/128  the peer did not agree on the family
+"
+        );
+        assert_eq!(
+            of("eth2", Form::Text),
+            "\
+eth2: Idle, told 0 of 4 addresses
+
+NOT TOLD         WHY
+192.0.2.1/32     the session is not established
+192.0.2.2/32     announce-to names other groups
+192.0.2.3/32     a service has nothing pooled
+2001:db8::7/128  the session is not established
+"
+        );
+        let answer: Value = serde_json::from_str(&of("10.0.0.1", Form::Json)).unwrap();
+        assert_eq!(
+            answer["told"]["192.0.2.2/32"],
+            json!({
+                "next_hop": "10.0.0.99", "med": 1010, "prepend": 2, "origin": "igp",
+                "local_pref": null, "communities": ["64600:100", "graceful-shutdown"],
+            })
+        );
+        assert_eq!(
+            answer["untold"],
+            json!({
+                "192.0.2.3/32": {"refused": "nothing-pooled"},
+                "2001:db8::7/128": {"untold": "family"},
+            })
+        );
+    }
+
+    #[test]
+    fn an_internal_peer_is_told_a_local_preference() {
+        let route = Route {
+            next_hop: sample::ip("10.0.0.99"),
+            attributes: std::sync::Arc::default(),
+        };
+        assert_eq!(Told::of(&route, true).local_pref, Some(100));
+        assert_eq!(Told::of(&route, false).local_pref, None);
+    }
+}
