@@ -9,6 +9,8 @@
     reason = "a test: a failure is a panic with the log beside it, the clock is the world's"
 )]
 
+#[path = "daemon/bgp.rs"]
+mod bgp;
 #[path = "daemon/client.rs"]
 mod client;
 #[path = "daemon/commands.rs"]

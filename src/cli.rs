@@ -1,6 +1,7 @@
 //! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`,
 //! `say` and `text` are for several of them.
 
+mod bgp;
 mod check;
 mod ctl;
 mod etcd;
@@ -63,6 +64,8 @@ enum Command {
     /// Show all balancers as they tell of themselves in etcd: who serves which address, who is behind, whose
     /// configuration differs.
     Fleet(fleet::Fleet),
+    /// Show the BGP sessions of the daemon that runs here, and disable, enable or clear them.
+    Bgp(bgp::Bgp),
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +89,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Ctl(ctl) => ctl.main(),
             Command::Sync(sync) => sync.main(),
             Command::Fleet(fleet) => fleet.main(),
+            Command::Bgp(bgp) => bgp.main(),
         },
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.

@@ -1,0 +1,197 @@
+//! `plimsoll bgp`: the sessions with the routers, as the running daemon tells of them on its control socket, and
+//! orders to it. What it shows is the daemon's own text.
+
+mod ask;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use self::ask::{Answer, Ask, AskError};
+use super::exit;
+use super::say::Say;
+use crate::chain::chain;
+use crate::config::{Config, Mistakes};
+
+const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
+const SOCKET: &str = "/run/plimsoll/control.sock";
+
+/// The sessions with the routers: who they are and what each has been told, and orders to them.
+///
+/// Exit codes: 0 done; 64 the command line, or a text of more than 255 bytes; 66 no such peer; 69 no daemon
+/// runs, or it takes no orders; 70 it does not answer as it should; 71 something else of the system; 75 ordered,
+/// but not done within 5 s; 77 not permitted to open the socket; 78 configuration.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Bgp {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    show: Show,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show all peers, or one in full.
+    Show(Show),
+    /// Show our addresses: who has been told of each, and who else announces it.
+    Addresses(Json),
+    /// End a peer's session, and keep it down until it is enabled.
+    Disable(Order),
+    /// Let a peer's session come up again, whatever the configuration says.
+    Enable(Peer),
+    /// End a peer's session; it comes up again by itself.
+    Clear(Order),
+}
+
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's control socket [default: what the configuration says].
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The daemon's configuration, to find the socket [default: /etc/plimsoll/plimsoll.toml].
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        global = true,
+        conflicts_with = "socket"
+    )]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Show {
+    /// The router's address, ADDRESS%INTERFACE or INTERFACE, as in the configuration.
+    peer: Option<String>,
+    /// What the peer has been told of each address, and why not of others.
+    #[arg(long, requires = "peer")]
+    routes: bool,
+    #[command(flatten)]
+    form: Json,
+}
+
+#[derive(Debug, Args)]
+struct Json {
+    /// One JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Peer {
+    peer: String,
+}
+
+#[derive(Debug, Args)]
+struct Order {
+    peer: String,
+    /// What the router is told with it (RFC 9003): at most 255 bytes.
+    text: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Config(Mistakes),
+    #[error("{0}: [api] control = \"\", the daemon has no control socket")]
+    NoSocket(PathBuf),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
+impl Failed {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failed::Config(_) => exit::CONFIG,
+            Failed::NoSocket(_) => exit::UNAVAILABLE,
+            Failed::Ask(error) => error.exit_code(),
+        }
+    }
+}
+
+impl Bgp {
+    pub(super) fn main(self) -> ExitCode {
+        let say = Say::new(false);
+        let answer = self.daemon.socket().and_then(|socket| {
+            let ask = self.ask();
+            Ok(ask.answer(&socket)?)
+        });
+        match answer {
+            Ok(answer) => told(&answer, say),
+            Err(failed) => {
+                say.fault(&chain(&failed));
+                ExitCode::from(failed.exit_code())
+            }
+        }
+    }
+
+    fn ask(&self) -> Ask {
+        match &self.action {
+            None => self.show.ask(),
+            Some(Action::Show(show)) => show.ask(),
+            Some(Action::Addresses(form)) => Ask::get("/bgp/addresses", form.json),
+            Some(Action::Disable(order)) => order.ask("disable"),
+            Some(Action::Enable(Peer { peer })) => Ask::order(peer, "enable", String::new()),
+            Some(Action::Clear(order)) => order.ask("clear"),
+        }
+    }
+}
+
+impl Show {
+    fn ask(&self) -> Ask {
+        match &self.peer {
+            None => Ask::get("/bgp", self.form.json),
+            Some(peer) => {
+                let routes = if self.routes { "/routes" } else { "" };
+                let path = format!("/bgp/peers/{}{routes}", ask::escaped(peer));
+                Ask::get(&path, self.form.json)
+            }
+        }
+    }
+}
+
+impl Order {
+    fn ask(&self, verb: &str) -> Ask {
+        Ask::order(&self.peer, verb, self.text.join(" "))
+    }
+}
+
+impl Daemon {
+    /// A host without a configuration at the usual place may have a daemon with another one.
+    fn socket(&self) -> Result<PathBuf, Failed> {
+        let usual = Path::new(CONFIG);
+        let config = match (&self.socket, &self.config) {
+            (Some(socket), _) => return Ok(socket.clone()),
+            (None, Some(config)) => config,
+            (None, None) if !usual.exists() => return Ok(PathBuf::from(SOCKET)),
+            (None, None) => usual,
+        };
+        let api = Config::read_api(config).map_err(Failed::Config)?;
+        api.control
+            .ok_or_else(|| Failed::NoSocket(config.to_owned()))
+    }
+}
+
+/// Answers to standard output, refusals to standard error.
+fn told(answer: &Answer, say: Say) -> ExitCode {
+    let code = answer.exit_code();
+    if code != 0 {
+        say.fault(answer.text.trim_end());
+        return say.exit(code);
+    }
+    let mut out = io::stdout().lock();
+    let text = answer.text.trim_end();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // Who has read enough (head, less) is no fault.
+        Err(fault) if fault.kind() != ErrorKind::BrokenPipe => {
+            say.fault(&format!("cannot write the answer: {fault}"));
+            ExitCode::from(exit::OS_ERROR)
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
+}
