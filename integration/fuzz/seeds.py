@@ -86,6 +86,7 @@ seeds = {
     "update-ipv6": (0, update(attributes=reach(2, global_hop, v6) + origin + as_path + tags)),
     "update-ipv6-both-hops": (0, update(attributes=reach(2, global_hop + local_hop, v6) + origin + as_path)),
     "update-rfc8950": (0, update(attributes=reach(1, local_hop, v4) + origin + as_path)),
+    "update-rfc8950-no-host": (0, update(attributes=reach(1, b"\0\2\0\0", v4) + origin + as_path)),
     "update-mixed": (0, update(b"\x20\x0a\0\0\1", reach(2, global_hop, v6) + origin + as_path + next_hop, v4)),
     "update-withdraws": (0, update(v4) + update(attributes=attribute(0x80, 15, b"\0\2\1" + v6))),
     "update-long": (LONG, update(attributes=origin + as_path + next_hop + attribute(

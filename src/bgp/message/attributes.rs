@@ -278,6 +278,11 @@ impl Found {
                 (told(), why)
             });
         }
+        // RFC 4271 section 6.3 asks it of NEXT_HOP; a route by no host is as useless here.
+        let no_host = self.announced_by.is_some_and(|by| !is_host(by));
+        if reaches && no_host && !self.announced.is_empty() {
+            self.wrong(attribute, Approach::TreatAsWithdraw, NO_HOST);
+        }
         Ok(())
     }
 
@@ -333,6 +338,7 @@ impl Found {
 }
 
 const BAD_LENGTH: Wrong = (LENGTH, "of a wrong length");
+const NO_HOST: Wrong = (INVALID_NEXT_HOP, "a next hop that is no host's address");
 const BAD_PREFIX: Wrong = (OPTIONAL_ATTRIBUTE, "a prefix that cannot be read");
 
 /// The next attribute of the list; `None`: it breaks off.
@@ -399,9 +405,18 @@ fn approach(kind: u8) -> Approach {
 /// RFC 7606 section 7.3, RFC 4271 section 6.3: the address of a host.
 fn next_hop(value: &[u8]) -> Result<Ipv4Addr, Wrong> {
     let address = Ipv4Addr::from_bits(four_bytes(value)?);
-    match address.octets()[0] {
-        0 | 127 | 224.. => Err((INVALID_NEXT_HOP, "not the address of a host")),
-        _ => Ok(address),
+    match is_host(address.into()) {
+        true => Ok(address),
+        false => Err(NO_HOST),
+    }
+}
+
+fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+        }
     }
 }
 

@@ -468,8 +468,13 @@ mod rfc_7606 {
 
     /// MP_REACH_NLRI of this family with a next hop of so many bytes.
     fn reach(afi: u8, next_hop: usize, nlri: &[u8]) -> Vec<u8> {
+        reach_by(0x20, afi, next_hop, nlri)
+    }
+
+    /// The next hop is of such bytes.
+    fn reach_by(byte: u8, afi: u8, next_hop: usize, nlri: &[u8]) -> Vec<u8> {
         let mut value = vec![0, afi, 1, next_hop as u8];
-        value.extend([0x20; 64].iter().take(next_hop));
+        value.extend([byte; 64].iter().take(next_hop));
         value.push(0);
         value.extend(nlri);
         [&[0x80, 14, value.len() as u8], &value[..]].concat()
@@ -631,6 +636,10 @@ mod rfc_7606 {
             ("RFC 8950 3: IPv4 by 16", reaching(&reach(1, 16, V4)), Fine),
             ("RFC 8950 3: IPv4 by 32", reaching(&reach(1, 32, V4)), Fine),
             ("RFC 8950 3: IPv4 by 24, of VPNs", reaching(&reach(1, 24, V4)), Disable(Family::Ipv4)),
+            ("RFC 4271 6.3: IPv4 by 0.0.0.0", reaching(&reach_by(0, 1, 4, V4)), Withdraw),
+            ("RFC 4271 6.3: IPv6 by ::", reaching(&reach_by(0, 2, 16, v6)), Withdraw),
+            ("RFC 4271 6.3: IPv6 by a multicast address", reaching(&reach_by(0xff, 2, 16, v6)), Withdraw),
+            ("RFC 4271 6.3: nothing by ::", all(&[&reach_by(0, 2, 16, &[])], &[]), Fine),
             ("RFC 4760 3: a bad NEXT_HOP beside MP_REACH_NLRI", all(&[ORIGIN, PATH, &[0x40, 3, 1, 0], &reach(2, 16, v6)], &[]), Fine),
             ("RFC 4760 3: a bad NEXT_HOP with an IPv4 prefix", all(&[ORIGIN, PATH, &[0x40, 3, 1, 0], &reach(2, 16, v6)], V4), Withdraw),
             ("a family that we do not speak", reaching(&[0x80, 14, 7, 0, 25, 70, 4, 1, 2, 3]), Fine),
