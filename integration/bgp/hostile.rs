@@ -84,6 +84,9 @@ fn in_state(namespace: &Namespace, state: SessionState) -> Fake {
 #[test]
 fn headers_that_cannot_be() {
     let stage = Stage::new();
+    // Else messages of up to 65,535 bytes are good ones (RFC 8654).
+    let offer_nothing_longer = |peer: &mut plimsoll::config::Peer| peer.extended_messages = false;
+    stage.speaker.configure_peer(FIRST, offer_nothing_longer);
     let header = |length: u16, kind: u8| {
         let mut header = vec![0xff; 16];
         header.extend(length.to_be_bytes());
