@@ -19,7 +19,8 @@ mod operated;
 mod policy;
 #[path = "bgp/received.rs"]
 mod received;
-#[path = "bgp/router.rs"]
+#[expect(dead_code, reason = "the matrix of interoperability uses all of it")]
+#[path = "routers.rs"]
 mod router;
 #[path = "bgp/sockets.rs"]
 mod sockets;
@@ -74,8 +75,7 @@ impl Lab {
                 address: addresses[0].clone(),
                 neighbor: US.into(),
                 neighbor_as: LOCAL_AS,
-                passive: false,
-                networks: Vec::new(),
+                ..Settings::default()
             };
             adjust(&mut settings);
             Router::start(*kind, namespace, settings)
@@ -121,7 +121,7 @@ fn route(next_hop: &str, med: u32) -> Route {
         next_hop: next_hop.into(),
         med,
         as_path: LOCAL_AS.to_string(),
-        local_pref: None,
+        ..Route::default()
     }
 }
 

@@ -24,6 +24,7 @@ mod logs;
 #[path = "daemon/many.rs"]
 mod many;
 #[path = "netns.rs"]
+#[expect(dead_code, reason = "the tests of BGP use the rest of it")]
 mod netns;
 #[path = "daemon/order.rs"]
 mod order;
@@ -32,7 +33,7 @@ mod process;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[expect(dead_code, reason = "the tests of BGP use all of it")]
-#[path = "bgp/router.rs"]
+#[path = "routers.rs"]
 mod router;
 #[path = "daemon/server.rs"]
 mod server;

@@ -106,6 +106,14 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id() as i32), signal).expect("it runs");
     }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn ended(&mut self) -> bool {
+        self.0.try_wait().expect("a child of ours").is_some()
+    }
 }
 
 impl Drop for Process {
@@ -140,4 +148,13 @@ pub(crate) fn until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Opt
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A counter of a namespace's kernel.
+pub(crate) fn counter(namespace: &Namespace, name: &str) -> u64 {
+    let text = run(namespace.command("cat").arg("/proc/net/netstat"));
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+    let pairs = lines.chunks(2).flat_map(|two| two[0].iter().zip(&two[1]));
+    let found = pairs.into_iter().find(|(key, _)| **key == name);
+    found.map(|(_, value)| value.parse().unwrap()).unwrap()
 }

@@ -10,8 +10,8 @@ use plimsoll::routing::session::SessionState;
 use plimsoll::routing::{Interface, PeerId};
 use plimsoll::secret::Secret;
 
-use crate::netns::{Namespace, Process, run, until};
-use crate::router::{Extra, Kind, Router, Settings};
+use crate::netns::{Namespace, Process, counter, run, until};
+use crate::router::{Kind, Router, Settings};
 use crate::speaker::{Speaker, peer};
 use crate::{LOCAL_AS, ROUTER_AS, US, US_V6, bgp, entry, v4, v6};
 
@@ -50,14 +50,23 @@ fn settings(address: &str, neighbor: &str, passive: bool) -> Settings {
         neighbor: neighbor.into(),
         neighbor_as: LOCAL_AS,
         passive,
-        networks: Vec::new(),
+        ..Settings::default()
     }
 }
 
-fn extra(lines: &str) -> Extra {
-    Extra {
+/// With more lines of the neighbor's part.
+fn with_lines(settings: Settings, lines: &str) -> Settings {
+    Settings {
         lines: lines.into(),
-        unnumbered: None,
+        ..settings
+    }
+}
+
+/// The neighbor is whoever is at the other end of `eth1`.
+fn anybody(lines: &str) -> Settings {
+    Settings {
+        unnumbered: Some("eth1"),
+        ..with_lines(settings("", "eth1", false), lines)
     }
 }
 
@@ -88,21 +97,12 @@ fn speaker(balancer: &Namespace, peer: Peer) -> Speaker {
     speaker
 }
 
-/// A counter of a namespace's kernel.
-fn count(namespace: &Namespace, name: &str) -> u64 {
-    let text = run(namespace.command("cat").arg("/proc/net/netstat"));
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
-    let pairs = lines.chunks(2).flat_map(|two| two[0].iter().zip(&two[1]));
-    let found = pairs.into_iter().find(|(key, _)| **key == name);
-    found.map(|(_, value)| value.parse().unwrap()).unwrap()
-}
-
 /// Waits until the kernels have dropped that many segments for this reason; the session is never up by then.
 fn never_up(speaker: &mut Speaker, at: &[&Namespace], reasons: &[&str]) {
     until(LIMIT, &format!("{reasons:?}"), || {
         let pairs = at
             .iter()
-            .flat_map(|at| reasons.iter().map(|reason| count(at, reason)));
+            .flat_map(|at| reasons.iter().map(|reason| counter(at, reason)));
         (pairs.sum::<u64>() >= 3).then_some(())
     });
     speaker.catch_up();
@@ -116,6 +116,7 @@ fn key_line(kind: Kind, key: &str) -> String {
     match kind {
         Kind::Bird => format!("password \"{key}\";"),
         Kind::Frr => format!("neighbor US password {key}"),
+        Kind::GoBgp | Kind::OpenBgpd | Kind::ExaBgp => panic!("BIRD and FRR are enough here"),
     }
 }
 
@@ -130,11 +131,10 @@ fn md5(kind: Kind, ipv6: bool, opens: Opens, ours: Option<&str>, theirs: Option<
     let (balancer, far) = wire();
     let (us, them) = if ipv6 { (US_V6, THEM_V6) } else { (US, THEM) };
     let lines = theirs.map_or(String::new(), |key| key_line(kind, key));
-    let router = Router::start_with(
+    let router = Router::start(
         kind,
         far,
-        settings(them, us, opens == Opens::We),
-        extra(&lines),
+        with_lines(settings(them, us, opens == Opens::We), &lines),
     );
     let mut speaker = speaker(
         &balancer,
@@ -203,11 +203,13 @@ fn a_key_that_only_the_router_has() {
 fn key_changes(opens: Opens) {
     let (balancer, far) = wire();
     let them = address(THEM);
-    let mut router = Router::start_with(
+    let mut router = Router::start(
         Kind::Bird,
         far,
-        settings(THEM, US, opens == Opens::We),
-        extra(&key_line(Kind::Bird, "one")),
+        with_lines(
+            settings(THEM, US, opens == Opens::We),
+            &key_line(Kind::Bird, "one"),
+        ),
     );
     let mut speaker = speaker(
         &balancer,
@@ -221,7 +223,7 @@ fn key_changes(opens: Opens) {
     for key in [Some("two"), None, Some("three")] {
         let drops = || {
             let both = [&balancer, router.namespace()];
-            let all = both.map(|at| MD5_DROPS.iter().map(|name| count(at, name)).sum::<u64>());
+            let all = both.map(|at| MD5_DROPS.iter().map(|name| counter(at, name)).sum::<u64>());
             all.iter().sum::<u64>()
         };
         let before = drops();
@@ -235,7 +237,7 @@ fn key_changes(opens: Opens) {
             (drops() >= before + 2).then_some(())
         });
         let lines = key.map_or(String::new(), |key| key_line(Kind::Bird, key));
-        router.reconfigure(&lines);
+        router.reconfigure(|settings| settings.lines = lines);
         speaker.until_state(them, SessionState::Established);
         router.expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
     }
@@ -287,6 +289,7 @@ fn gtsm_line(kind: Kind) -> &'static str {
     match kind {
         Kind::Bird => "ttl security on;",
         Kind::Frr => "neighbor US ttl-security hops 1",
+        Kind::GoBgp | Kind::OpenBgpd | Kind::ExaBgp => panic!("BIRD and FRR are enough here"),
     }
 }
 
@@ -300,7 +303,7 @@ fn gtsm(kind: Kind) {
         let (balancer, far) = wire();
         let (us, them) = if ipv6 { (US_V6, THEM_V6) } else { (US, THEM) };
         let settings = settings(them, us, opens == Opens::We);
-        let router = Router::start_with(kind, far, settings, extra(gtsm_line(kind)));
+        let router = Router::start(kind, far, with_lines(settings, gtsm_line(kind)));
         let peer = Peer {
             ttl: Ttl::Security(1),
             port: if opens == Opens::They { 1 } else { 179 },
@@ -343,10 +346,10 @@ fn gtsm_that_only_the_router_has() {
     for kind in [Kind::Bird, Kind::Frr] {
         let (balancer, far) = wire();
         let settings = settings(THEM, US, false);
-        let router = Router::start_with(kind, far, settings, extra(gtsm_line(kind)));
+        let router = Router::start(kind, far, with_lines(settings, gtsm_line(kind)));
         let mut speaker = speaker(&balancer, peer(address(THEM), ROUTER_AS));
         until(LIMIT, "the router drops what we send", || {
-            (count(router.namespace(), "TCPMinTTLDrop") >= 3).then_some(())
+            (counter(router.namespace(), "TCPMinTTLDrop") >= 3).then_some(())
         });
         // A router may look at the TTL only after it has accepted, and so hear our OPEN.
         speaker.until(LIMIT, "it does not last", |speaker| {
@@ -368,7 +371,7 @@ fn multihop(ttl: Ttl, lines: &str) -> (Namespace, Namespace, Router, Speaker) {
     balancer.ip("route add default via 10.9.0.254");
     far.ip("route add default via 10.8.0.254");
     let settings = settings("10.8.0.2", "10.9.0.1", false);
-    let router = Router::start_with(Kind::Bird, far, settings, extra(lines));
+    let router = Router::start(Kind::Bird, far, with_lines(settings, lines));
     let peer = Peer {
         ttl,
         ..peer(address("10.8.0.2"), ROUTER_AS)
@@ -465,15 +468,17 @@ fn link_local(opens: Opens) {
     let (balancer, far) = (Namespace::new("lb"), Namespace::new("rt"));
     plug_named(&balancer, &far);
     let them = PeerId::LinkLocal(FAR, Interface::new("eth1").unwrap());
-    let router = Router::start_with(
+    let router = Router::start(
         Kind::Bird,
         far,
-        settings(
-            &FAR.to_string(),
-            &format!("{NEAR}%eth1"),
-            opens == Opens::We,
+        with_lines(
+            settings(
+                &FAR.to_string(),
+                &format!("{NEAR}%eth1"),
+                opens == Opens::We,
+            ),
+            &key_line(Kind::Bird, "s3cret"),
         ),
-        extra(&key_line(Kind::Bird, "s3cret")),
     );
     let mut speaker = speaker(
         &balancer,
@@ -522,11 +527,8 @@ fn a_link_local_router_that_connects_to_us() {
 /// Found and lost and found again by Router Advertisements.
 fn unnumbered(kind: Kind, key: Option<&str>) {
     let (balancer, far) = wire();
-    let extra = Extra {
-        lines: key.map_or(String::new(), |key| key_line(kind, key)),
-        unnumbered: Some("eth1"),
-    };
-    let router = Router::start_with(kind, far, settings("", "eth1", false), extra);
+    let lines = key.map_or(String::new(), |key| key_line(kind, key));
+    let router = Router::start(kind, far, anybody(&lines));
     let mut speaker = speaker(
         &balancer,
         Peer {
@@ -589,11 +591,7 @@ fn an_interface_that_comes_later() {
         speaker.fault(eth1())
             == "find the router to connect to: no Router Advertisement is heard on eth1"
     });
-    let extra = Extra {
-        lines: String::new(),
-        unnumbered: Some("eth1"),
-    };
-    let _router = Router::start_with(Kind::Bird, far, settings("", "eth1", false), extra);
+    let _router = Router::start(Kind::Bird, far, anybody(""));
     speaker.until_state(eth1(), SessionState::Established);
 }
 
@@ -614,11 +612,7 @@ fn two_routers_on_a_wire_are_refused_until_one_is_named() {
             // The next one is eth1 at its own end, too.
             hub.ip("link set eth1 down");
             hub.ip(&format!("link set eth1 name {device} master wire up"));
-            let extra = Extra {
-                lines: String::new(),
-                unnumbered: Some("eth1"),
-            };
-            let router = Router::start_with(Kind::Bird, far, settings("", "eth1", false), extra);
+            let router = Router::start(Kind::Bird, far, anybody(""));
             (address, router)
         })
         .collect();
@@ -657,7 +651,7 @@ fn ttl_and_traffic_class_on_the_wire() {
                 asn: peer_as,
                 ..settings(them, us, true)
             };
-            let _router = Router::start_with(Kind::Bird, far, settings, extra(lines));
+            let _router = Router::start(Kind::Bird, far, with_lines(settings, lines));
             let peer = Peer {
                 ttl,
                 ..peer(address(them), peer_as)

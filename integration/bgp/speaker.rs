@@ -126,7 +126,7 @@ impl Speaker {
         self.vip(address, Err(Refusal::NothingPooled));
     }
 
-    fn vip(&self, address: &str, announce: Result<Announcement, Refusal>) {
+    pub(crate) fn vip(&self, address: &str, announce: Result<Announcement, Refusal>) {
         let vip = Vip {
             services: BTreeSet::new(),
             present: true,
@@ -184,7 +184,7 @@ impl Speaker {
     pub(crate) fn until_state(&mut self, peer: impl Into<PeerId>, state: SessionState) {
         let peer = peer.into();
         let what = format!("{peer} is {state:?}");
-        self.until(Duration::from_secs(30), &what, |speaker| {
+        self.until(Duration::from_secs(60), &what, |speaker| {
             speaker.state(peer.clone()) == Some(state)
         });
     }

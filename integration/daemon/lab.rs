@@ -208,7 +208,7 @@ impl Lab {
             neighbor: "10.9.0.1".into(),
             neighbor_as: LOCAL_AS,
             passive,
-            networks: Vec::new(),
+            ..Settings::default()
         };
         Router::start(Kind::Bird, self.cable(n), settings)
     }
@@ -241,7 +241,7 @@ pub(crate) fn route(prefix: &str, med: u32) -> (String, Route) {
         next_hop: next_hop.into(),
         med,
         as_path: LOCAL_AS.to_string(),
-        local_pref: None,
+        ..Route::default()
     };
     (prefix.to_owned(), route)
 }

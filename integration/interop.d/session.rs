@@ -1,0 +1,206 @@
+//! What the two ends say beside routes from us: refreshes, roles, texts; and what the router announces.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use plimsoll::config::MaximumAction;
+use plimsoll::routing::Role;
+use plimsoll::routing::session::{Session, SessionState};
+use plimsoll::service::Family;
+
+use crate::Outcome;
+use crate::lab::{Lab, PATIENCE, both};
+use crate::netns::{Namespace, until};
+use crate::raw::{self, FULL_TABLE};
+use crate::router::{Kind, prefix};
+
+pub(crate) fn refresh(kind: Kind) -> Outcome {
+    asked_again(kind);
+    Outcome::Works
+}
+
+/// The router asks, we send our routes again, and the session stays.
+fn asked_again(kind: Kind) -> Lab {
+    let mut lab = Lab::up(kind, |_| {});
+    let refreshes = |session: &Session| session.figures.received[4].load(Relaxed);
+    let updates = |session: &Session| session.figures.sent[1].load(Relaxed);
+    let before = updates(lab.session());
+    assert_eq!(refreshes(lab.session()), 0);
+    lab.router.refresh();
+    lab.until_figures("it is asked for", |session| refreshes(session) > 0);
+    lab.until_figures("it is sent", |session| updates(session) > before);
+    lab.speaker.announce("192.0.2.9", 10);
+    let [one, two] = both();
+    lab.router
+        .expect(&[one, crate::lab::v4("192.0.2.9", 10), two]);
+    assert_eq!(lab.times_up(), 1);
+    lab
+}
+
+pub(crate) fn enhanced_refresh(kind: Kind) -> Outcome {
+    let seen = match kind {
+        Kind::Bird => ["Got BEGIN-OF-RR", "Got END-OF-RR"],
+        Kind::Frr => ["BoRR", "EoRR"],
+        Kind::OpenBgpd => ["received IPv4 unicast BoRR", "received IPv4 unicast EoRR"],
+        // Of the two it says nothing.
+        Kind::ExaBgp => ["", ""],
+        Kind::GoBgp => return Outcome::NotSupportedByRouter("no RFC 7313"),
+    };
+    let lab = asked_again(kind);
+    let negotiated = lab.session().negotiated.clone();
+    assert!(negotiated.is_some_and(|both| both.enhanced_route_refresh));
+    until(PATIENCE, "both ends of the refresh are in its log", || {
+        let log = lab.router.log();
+        seen.iter().all(|words| log.contains(words)).then_some(())
+    });
+    Outcome::Works
+}
+
+/// More routes with the same attributes than an ordinary message takes.
+pub(crate) fn extended_messages(kind: Kind) -> Outcome {
+    match kind {
+        Kind::Bird | Kind::Frr | Kind::ExaBgp => {}
+        Kind::GoBgp | Kind::OpenBgpd => return Outcome::NotSupportedByRouter("no RFC 8654"),
+    }
+    let mut lab = Lab::up(kind, |plan| {
+        plan.settings.extended_messages = true;
+        plan.peer.extended_messages = true;
+    });
+    let negotiated = lab.session().negotiated.clone();
+    assert!(negotiated.is_some_and(|both| both.extended_messages));
+    lab.speaker.publish(|snapshot| {
+        let first: IpAddr = [192, 0, 2, 1].into();
+        let vip = snapshot.vips[&first].clone();
+        for n in 0..3000u32 {
+            let address = std::net::Ipv4Addr::from_bits(0xc612_0000 + n);
+            snapshot.vips.insert(address.into(), vip.clone());
+        }
+    });
+    until(PATIENCE, "all routes", || {
+        (lab.router.routes().len() == 3002).then_some(())
+    });
+    assert_eq!(lab.times_up(), 1);
+    Outcome::Works
+}
+
+pub(crate) fn roles(kind: Kind) -> Outcome {
+    match kind {
+        Kind::Bird | Kind::Frr | Kind::OpenBgpd => {}
+        Kind::GoBgp | Kind::ExaBgp => return Outcome::NotSupportedByRouter("no RFC 9234"),
+    }
+    let lab = Lab::up(kind, |plan| {
+        plan.settings.role = Some("provider");
+        plan.peer.role = Some(Role::Customer);
+        plan.peer.role_strict = true;
+    });
+    let negotiated = lab.session().negotiated.clone();
+    assert_eq!(negotiated.unwrap().role, Some(Role::Provider));
+    drop(lab);
+    // Two that do not go together: Role Mismatch (RFC 9234 section 4.2).
+    let mut lab = Lab::start(kind, |plan| {
+        plan.settings.role = Some("provider");
+        plan.peer.role = Some(Role::Provider);
+    });
+    let mismatch = |session: &Session| {
+        let both = [&session.told_last, &session.heard_last];
+        both.iter().any(|told| {
+            told.as_ref()
+                .is_some_and(|told| (told.code, told.subcode) == (2, 11))
+        })
+    };
+    lab.until("Role Mismatch", mismatch);
+    assert_eq!(lab.times_up(), 0);
+    Outcome::Works
+}
+
+const TEXT: &str = "rack 7 moves, back at noon";
+
+pub(crate) fn text_to_router(kind: Kind) -> Outcome {
+    let lab = Lab::up(kind, |_| {});
+    lab.speaker
+        .configure(|bgp| bgp.shutdown_text = Some(TEXT.into()));
+    lab.speaker.stop();
+    until(PATIENCE, "the text is in its log", || {
+        let said = match kind {
+            // Its log has no NOTIFICATIONs, its API has.
+            Kind::ExaBgp => lab.router.events(),
+            Kind::Bird | Kind::Frr | Kind::GoBgp | Kind::OpenBgpd => lab.router.log(),
+        };
+        let hex: String = TEXT.bytes().map(|byte| format!("{byte:02X}")).collect();
+        (said.contains(TEXT) || said.contains(&hex)).then_some(())
+    });
+    Outcome::Works
+}
+
+pub(crate) fn text_from_router(kind: Kind) -> Outcome {
+    let mut lab = Lab::up(kind, |_| {});
+    if !lab.router.shut(TEXT) {
+        return Outcome::NotSupportedByRouter("its API sends no text");
+    }
+    lab.until("the text", |session| {
+        let told = session.heard_last.as_ref();
+        told.is_some_and(|told| (told.code, told.subcode) == (6, 2) && told.text.contains(TEXT))
+    });
+    Outcome::Works
+}
+
+/// 40 prefixes where 20 are allowed: the session stays, with a word, or goes (RFC 4486).
+pub(crate) fn maximum_prefixes(kind: Kind) -> Outcome {
+    let mut lab = Lab::up(kind, |plan| {
+        plan.settings.networks = (0..40).map(|n| format!("{}/24", prefix(n))).collect();
+        plan.peer.maximum_prefixes = 20;
+    });
+    lab.until("too many", |session| {
+        session.over_maximum.contains(&Family::Ipv4)
+    });
+    assert_eq!(lab.times_up(), 1);
+    let peer = lab.peer.clone();
+    lab.speaker.configure_peer(peer, |peer| {
+        peer.maximum_prefixes_action = MaximumAction::Cease;
+    });
+    lab.until("it is told to cease", |session| {
+        let told = session.told_last.as_ref();
+        told.is_some_and(|told: &Arc<_>| (told.code, told.subcode) == (6, 1))
+    });
+    lab.until("the session ends", |session| {
+        session.state != SessionState::Established
+    });
+    Outcome::Works
+}
+
+/// From a feeder behind the router; ExaBGP, which passes nothing on, announces it itself. Meanwhile our own
+/// routes come and go.
+pub(crate) fn full_table(kind: Kind) -> Outcome {
+    let feeder = Namespace::new("feed");
+    let mut lab = Lab::up(kind, |plan| {
+        plan.peer.maximum_prefixes = 2 * FULL_TABLE;
+        // The router has a lot to do.
+        plan.settings.hold_time = 90;
+        plan.peer.hold_time = Duration::from_secs(90);
+        plan.settings.quiet = true;
+        plan.settings.feeder = (kind != Kind::ExaBgp).then(|| "10.9.1.1".into());
+    });
+    let (count, _connection) = match kind {
+        Kind::ExaBgp => (raw::from_api(&lab.router), None),
+        Kind::Bird | Kind::Frr | Kind::GoBgp | Kind::OpenBgpd => {
+            let router = lab.router.namespace();
+            feeder.cable("feed", &["10.9.1.1/24"], router, &["10.9.1.2/24"]);
+            (FULL_TABLE, Some(raw::feed(&feeder)))
+        }
+    };
+    let prefixes = |session: &Session| session.figures.prefixes[0].load(Relaxed);
+    lab.until_figures("the first of them", |session| {
+        prefixes(session) > u64::from(count / 10)
+    });
+    lab.speaker.withdraw("192.0.2.1");
+    lab.until_figures("all of them", |session| {
+        prefixes(session) >= u64::from(count)
+    });
+    until(PATIENCE, "the withdrawal", || {
+        (!lab.router.knows("192.0.2.1/32")).then_some(())
+    });
+    assert_eq!(lab.times_up(), 1);
+    Outcome::Works
+}
