@@ -235,7 +235,7 @@ fn attributes() {
     let many: Vec<_> = (0..65).map(|n| format!("64600:{n}")).collect();
     communities(
         &format!("{many:?}"),
-        ": 65 communities are too many for a message; write 64 at most",
+        ": 65 communities are too many for a message; write 32 at most",
     );
     let rules = [
         (

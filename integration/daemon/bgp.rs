@@ -157,7 +157,7 @@ fn what_bird_makes_of_orders() {
     told("new filters");
     until(SOON, "another session", || {
         let now = router.session();
-        (now.starts_with("Established") && now != enabled).then_some(())
+        (now.starts_with("true, ") && now != enabled).then_some(())
     });
     router.expect(&[route("192.0.2.1/32", 0)]);
     let one = shown(&lab, "bgp 10.9.0.2");

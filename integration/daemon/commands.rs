@@ -27,7 +27,7 @@ fn check_says_what_the_example_holds() {
     assert!(output.stderr.is_empty());
     let said = text(&output.stdout);
     for part in [
-        "good: 2 services, 1 BGP peer",
+        "good: 2 services, 3 BGP peers",
         "service text: tcp 192.0.2.11:80",
     ] {
         assert!(said.contains(part), "{said}");

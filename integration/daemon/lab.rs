@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
+use plimsoll::routing::GRACEFUL_SHUTDOWN;
 use tempfile::TempDir;
 
 use crate::client;
@@ -244,6 +245,13 @@ pub(crate) fn route(prefix: &str, med: u32) -> (String, Route) {
         ..Route::default()
     };
     (prefix.to_owned(), route)
+}
+
+/// The same while the address has failed: a MED worse by 1000, and GRACEFUL_SHUTDOWN.
+pub(crate) fn failed(prefix: &str) -> (String, Route) {
+    let (prefix, mut route) = route(prefix, 1000);
+    route.communities.insert(GRACEFUL_SHUTDOWN);
+    (prefix, route)
 }
 
 /// `[service.NAME]` at port 80.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{Daemon, Lab, SOON, Service, bgp, route};
+use crate::lab::{Daemon, Lab, SOON, Service, bgp, failed, route};
 use crate::netns::until;
 use crate::router::Router;
 use crate::server::Server;
@@ -161,7 +161,7 @@ fn the_threshold_holds_the_last_ones_and_the_route() {
     lab.until_alert("web: Servers 127.0.1.3, 127.0.1.4 are marked down but pooled");
     daemon.until_log("<4>could not depool: too many are down");
     // Nobody is up: another balancer would be better, if it has better servers.
-    router.expect(&[route("192.0.2.1/32", 1000)]);
+    router.expect(&[failed("192.0.2.1/32")]);
     servers[0].revive(&lab);
     lab.expect_pool("web", &states([UP, OUT, OUT, HELD]));
     router.expect(&[route("192.0.2.1/32", 0)]);

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use socket2::{Domain, Socket, Type};
 
-use crate::lab::{Daemon, Lab, ROUTER_AS, SOON, Service, bgp, route};
+use crate::lab::{Daemon, Lab, ROUTER_AS, SOON, Service, bgp, failed, route};
 use crate::netns::{Namespace, run, until};
 use crate::router::Router;
 use crate::server::Server;
@@ -337,7 +337,7 @@ fn an_address_stays_announced_while_its_services_change() {
     lab.reload(&daemon);
     lab.expect_pool("one", &[("127.0.1.1", UP)]);
     // The one of its services that has nobody up demotes it.
-    router.expect(&[route("192.0.2.1/32", 1000)]);
+    router.expect(&[failed("192.0.2.1/32")]);
     let log = router.log();
     assert!(
         !log.contains("removed"),
@@ -364,7 +364,11 @@ fn an_address_stays_until_it_is_withdrawn() {
         })
         .collect();
     let goes = Service::new("goes", "192.0.2.1").servers(&["127.0.1.1"]);
-    let bgp = |med: u32| bgp(&[2]).replace("hold-time", &format!("med = {med}\nhold-time"));
+    let bgp = |med: u32| {
+        bgp(&[2])
+            .replace("\"3s\"", &format!("\"60s\"\nmed = {med}"))
+            .replace("peer-as", "advertisement-interval = \"0s\"\npeer-as")
+    };
     lab.configure(&[&bgp(0), &services.concat(), &goes]);
     let mut daemon = lab.start();
     router.greet();
@@ -400,7 +404,7 @@ fn an_address_stays_until_it_is_withdrawn() {
     daemon.stop(SOON);
 }
 
-/// Says what is needed for a session without a hold time, and then reads nothing until it is told to.
+/// Says what is needed for a session with a hold time of a minute, and then reads nothing until it is told to.
 struct DeafRouter {
     listener: TcpListener,
     stream: Option<TcpStream>,
@@ -433,7 +437,7 @@ impl DeafRouter {
         stream.set_read_timeout(Some(SOON)).unwrap();
         let mut body = vec![4];
         body.extend((ROUTER_AS as u16).to_be_bytes());
-        body.extend([0, 0]);
+        body.extend([0, 60]);
         body.extend([10, 9, 0, 2]);
         // One parameter, capabilities: multiprotocol for AFI 1 and AFI 2, each SAFI 1.
         body.extend([14, 2, 12, 1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1]);

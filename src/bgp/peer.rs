@@ -309,7 +309,10 @@ impl Peer {
             Ok(stream) => self.open(Side::Out, stream),
             Err(failed) => {
                 let fault = chain(&failed);
-                let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+                let refused = [
+                    io::ErrorKind::ConnectionRefused,
+                    io::ErrorKind::ConnectionReset,
+                ];
                 let event = if refused.contains(&failed.source.kind()) {
                     Event::ConnectionRefused(fault)
                 } else {

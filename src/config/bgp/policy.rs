@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::super::reader::{Key, Node, Table, key, was};
 use super::super::spelling::{self, quoted};
 use super::super::value;
-use crate::routing::{BLACKHOLE, Community, Med, Origin, Policy, WELL_KNOWN};
+use crate::routing::{BLACKHOLE, Community, MAX_COMMUNITIES, Med, Origin, Policy, WELL_KNOWN};
 
 pub(super) const MED: Key = was("med", "bgp-med");
 pub(super) const LOCAL_PREF: Key = key("local-pref");
@@ -19,9 +19,8 @@ pub(in crate::config) const KEYS: &[Key] = &[MED, LOCAL_PREF, ORIGIN, PREPEND, C
 /// Further than this no path is made worse, and some routers refuse long ones.
 const MOST_PREPENDED: u32 = 20;
 
-/// So that the four layers that may name communities (`[bgp]`, peer, service, condition) fit a message of
-/// 4,096 bytes (RFC 4271 section 4) together, even if all of them are large ones of 12 bytes.
-const MOST_COMMUNITIES: usize = 64;
+/// Four layers may name communities: `[bgp]`, peer, service, condition.
+const MOST_COMMUNITIES: usize = MAX_COMMUNITIES / 4;
 
 /// Lays over `to` what the table says. `blackhole`: whether that community is allowed. `false`: something
 /// was wrong, and has been noted.
