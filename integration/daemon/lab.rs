@@ -247,9 +247,9 @@ pub(crate) fn route(prefix: &str, med: u32) -> (String, Route) {
     (prefix.to_owned(), route)
 }
 
-/// The same while the address has failed: a MED worse by 1000, and GRACEFUL_SHUTDOWN.
-pub(crate) fn failed(prefix: &str) -> (String, Route) {
-    let (prefix, mut route) = route(prefix, 1000);
+/// The same while the address has failed; healthy it has this MED.
+pub(crate) fn failed(prefix: &str, med: u32) -> (String, Route) {
+    let (prefix, mut route) = route(prefix, med + 1000);
     route.communities.insert(GRACEFUL_SHUTDOWN);
     (prefix, route)
 }

@@ -61,7 +61,7 @@ fn a_pipe_that_nobody_reads() {
     config.write_all(noise.to_string().as_bytes()).unwrap();
     let (mut daemon, mut reader) = into_pipe(&lab);
     // Of the noisy one nobody is up.
-    router.expect(&[route("192.0.2.1/32", 0), failed("192.0.2.2/32")]);
+    router.expect(&[route("192.0.2.1/32", 0), failed("192.0.2.2/32", 0)]);
     let session = router.session();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(10) {

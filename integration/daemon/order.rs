@@ -161,7 +161,7 @@ fn the_threshold_holds_the_last_ones_and_the_route() {
     lab.until_alert("web: Servers 127.0.1.3, 127.0.1.4 are marked down but pooled");
     daemon.until_log("<4>could not depool: too many are down");
     // Nobody is up: another balancer would be better, if it has better servers.
-    router.expect(&[failed("192.0.2.1/32")]);
+    router.expect(&[failed("192.0.2.1/32", 0)]);
     servers[0].revive(&lab);
     lab.expect_pool("web", &states([UP, OUT, OUT, HELD]));
     router.expect(&[route("192.0.2.1/32", 0)]);
@@ -204,7 +204,7 @@ fn a_start_with_everything_down() {
     let (lab, mut servers, router) = announcing(|service| service.idle());
     servers.iter_mut().for_each(Server::die);
     let mut daemon = lab.start();
-    router.expect(&[route("192.0.2.1/32", 1010), route("2001:db8::1/128", 1020)]);
+    router.expect(&[failed("192.0.2.1/32", 10), failed("2001:db8::1/128", 20)]);
     lab.expect_pool("four", &[("127.0.1.1", HELD)]);
     lab.until_alert("four: Servers 127.0.1.1 are marked down but pooled");
     daemon.stop(Duration::from_secs(4));

@@ -337,7 +337,7 @@ fn an_address_stays_announced_while_its_services_change() {
     lab.reload(&daemon);
     lab.expect_pool("one", &[("127.0.1.1", UP)]);
     // The one of its services that has nobody up demotes it.
-    router.expect(&[failed("192.0.2.1/32")]);
+    router.expect(&[failed("192.0.2.1/32", 0)]);
     let log = router.log();
     assert!(
         !log.contains("removed"),
