@@ -375,11 +375,6 @@ impl Router {
         exabgp::tell(self, command);
     }
 
-    /// What ExaBGP's API has said, as it says it.
-    pub(crate) fn events(&self) -> String {
-        fs::read_to_string(self.file("events")).unwrap_or_default()
-    }
-
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.file("log")).unwrap_or_default()
     }

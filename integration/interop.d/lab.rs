@@ -16,6 +16,9 @@ use crate::{LOCAL_AS, ROUTER_AS, US, US_V6};
 /// Long enough for the slowest, which waits for 30 s after an error before it tries again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For many prefixes, on a machine that has other things to do.
+pub(crate) const PATIENCE_FOR_MANY: Duration = Duration::from_secs(240);
+
 /// How both ends are configured.
 pub(crate) struct Plan {
     pub(crate) settings: Settings,
@@ -125,7 +128,7 @@ impl Lab {
     /// Waits until this holds of its figures, of which no event tells.
     #[track_caller]
     pub(crate) fn until_figures(&mut self, what: &str, holds: impl Fn(&Session) -> bool) {
-        until(PATIENCE, what, || {
+        until(PATIENCE_FOR_MANY, what, || {
             self.speaker.catch_up();
             holds(self.session()).then_some(())
         });

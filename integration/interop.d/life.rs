@@ -36,7 +36,11 @@ pub(crate) fn collision_smaller(kind: Kind) -> Outcome {
 
 /// Both have connected before either has read a word (RFC 4271 section 6.8): one connection stays.
 fn collision(kind: Kind, our_id: [u8; 4]) -> Outcome {
-    let mut lab = Lab::start(kind, |plan| plan.router_id = our_id.into());
+    let mut lab = Lab::start(kind, |plan| {
+        plan.router_id = our_id.into();
+        // Our try goes on while the wire is cut.
+        plan.peer.connect_retry_time = PATIENCE;
+    });
     lab.speaker.announce("192.0.2.1", 10);
     lab.speaker.announce("2001:db8::1", 20);
     lab.back();
@@ -50,10 +54,7 @@ fn collision(kind: Kind, our_id: [u8; 4]) -> Outcome {
         (lab.router.tries() > tries).then_some(())
     });
     lab.router.freeze();
-    lab.balancer.ip("link set wire up");
-    // What the kernel forgot when the wire went down.
-    lab.balancer
-        .ip("address replace fd00:9::1/64 dev wire nodad");
+    lab.balancer.ip(&format!("link set {PORT} master wire"));
     until(PATIENCE, "both connections", || {
         (lab.router.connections() >= (1, 1)).then_some(())
     });

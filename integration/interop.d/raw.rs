@@ -3,42 +3,45 @@
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use plimsoll::routing::session::{Session, SessionState};
 
 use crate::fake::{Fake, UPDATE, hello, message};
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, PATIENCE_FOR_MANY};
 use crate::netns::Namespace;
 use crate::router::{FEEDER_AS, Kind, Router, prefix};
 use crate::table::{attributes, connect, table};
 use crate::{Outcome, ROUTER_AS};
 
 pub(crate) const FULL_TABLE: u32 = 1_000_000;
-/// ExaBGP takes prefixes one by one.
-const FROM_API: u32 = 100_000;
 
-/// Connects to a router as its feeder and sends it a full table. The connection must be kept.
-pub(crate) fn feed(namespace: &Namespace) -> Fake {
+/// Whoever has a full table has work enough for a processor.
+pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Connects to a router as its feeder and sends it so many prefixes. The connection must be kept.
+pub(crate) fn feed(namespace: &Namespace, count: u32) -> Fake {
     let us = Ipv4Addr::new(10, 9, 1, 1);
     let mut fake = connect(namespace, [10, 9, 1, 2].into(), FEEDER_AS, us);
-    fake.stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    fake.send(&table(FULL_TABLE, FEEDER_AS, us));
+    fake.stream
+        .set_write_timeout(Some(PATIENCE_FOR_MANY))
+        .unwrap();
+    fake.send(&table(count, FEEDER_AS, us));
     fake
 }
 
-/// Tells ExaBGP to announce so many, and returns how many that is.
-pub(crate) fn from_api(router: &Router) -> u32 {
+/// Tells ExaBGP to announce so many.
+pub(crate) fn by_api(router: &Router, count: u32) {
     const A_COMMAND: u32 = 1000;
-    for first in (0..FROM_API).step_by(A_COMMAND as usize) {
+    for first in (0..count).step_by(A_COMMAND as usize) {
         let mut command = String::from("announce attributes next-hop self nlri");
         for n in first..first + A_COMMAND {
             let _ = write!(command, " {}/24", prefix(n));
         }
         router.tell(&command);
     }
-    FROM_API
 }
 
 /// A lab with a place for us in the router's stead.
@@ -57,11 +60,14 @@ fn prefixes(session: &Session) -> u64 {
 }
 
 pub(crate) fn full_table((): ()) -> Outcome {
+    let _alone = ONE_AT_A_TIME.lock();
     let mut lab = stage();
     let mut fake = Fake::established(lab.router.namespace(), &hello().message());
     lab.until_state(SessionState::Established);
     let bytes = table(FULL_TABLE, ROUTER_AS, Ipv4Addr::new(10, 9, 0, 2));
-    fake.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    fake.stream
+        .set_write_timeout(Some(PATIENCE_FOR_MANY))
+        .unwrap();
     fake.send(&bytes);
     lab.until_figures("all of them", |session| {
         prefixes(session) == u64::from(FULL_TABLE)

@@ -140,24 +140,32 @@ pub(crate) fn gtsm(kind: Kind) -> Outcome {
 }
 
 pub(crate) fn gtsm_theirs(kind: Kind) -> Outcome {
-    one_end(kind, |plan| plan.settings.ttl_security = true)
+    if kind == Kind::ExaBgp {
+        return Outcome::NotSupportedByRouter(
+            "Python 3.11 cannot set IP_MINTTL, and it says nothing",
+        );
+    }
+    let mut lab = one_end(kind, |plan| plan.settings.ttl_security = true);
+    lab.until("a fault", |session| session.fault.is_some());
+    Outcome::Works
 }
 
 pub(crate) fn gtsm_ours(kind: Kind) -> Outcome {
-    one_end(kind, |plan| plan.peer.ttl = Ttl::Security(1))
+    one_end(kind, |plan| plan.peer.ttl = Ttl::Security(1));
+    Outcome::Works
 }
 
-/// One end's kernel drops what the other one sends: there is no session, or none that lasts, and that is said.
-fn one_end(kind: Kind, change: impl FnOnce(&mut Plan)) -> Outcome {
+/// One end's kernel drops what the other one sends. It looks at the TTL only once the connection is accepted, so
+/// the first words may pass; then the session does not last, and that gets a hint.
+fn one_end(kind: Kind, change: impl FnOnce(&mut Plan)) -> Lab {
     let mut lab = Lab::start(kind, change);
     until(PATIENCE, "what comes with the other TTL is dropped", || {
         let drops = |at| counter(at, "TCPMinTTLDrop");
         (drops(&lab.balancer) + drops(lab.router.namespace()) >= 3).then_some(())
     });
-    lab.until("a fault", |session| session.fault.is_some());
     if lab.times_up() > 0 {
         lab.until("a hint", |session| session.hint == Some(Hint::Gtsm));
     }
-    assert!(lab.router.routes().is_empty());
-    Outcome::Works
+    assert_ne!(lab.session().state, SessionState::Established);
+    lab
 }

@@ -70,7 +70,7 @@ impl Driver for ExaBgp {
     }
 
     fn connecting(&self) -> &'static str {
-        "attempting connection"
+        "initialising connection to"
     }
 
     fn reload(&self, router: &Router) {

@@ -403,7 +403,8 @@ impl Peer {
                 established.count(family),
             );
         }
-        let over = established.newly_over_maximum();
+        let new = established.newly_over_maximum();
+        let over = established.over_maximum();
         let config::Peer {
             id,
             maximum_prefixes,
@@ -411,7 +412,9 @@ impl Peer {
             ..
         } = &*self.current.peer;
         let Some(&family) = over.first() else { return };
-        tracing::warn!(peer = %id, ?over, maximum_prefixes, "the peer announces too many prefixes");
+        if !new.is_empty() {
+            tracing::warn!(peer = %id, over = ?new, maximum_prefixes, "the peer announces too many prefixes");
+        }
         match maximum_prefixes_action {
             MaximumAction::Warn => {}
             MaximumAction::Cease => {
