@@ -344,13 +344,12 @@ fn collisions(kind: Kind) {
         router.kill();
         lab.balancer.ip("link set veth0 nomaster");
         speaker.configure(|bgp| bgp.router_id = id.into());
-        let tries = router.tries();
         router.run();
         // The router tries to connect, in vain, and hangs. Then the wire is whole again: its system
         // completes its connection and takes ours for it. When it goes on it finds both.
         let limit = Duration::from_secs(30);
         until(limit, "the router tries", || {
-            (router.tries() > tries).then_some(())
+            router.connects().then_some(())
         });
         router.freeze();
         lab.balancer.ip("link set veth0 master wire");

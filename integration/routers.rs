@@ -140,9 +140,6 @@ trait Driver {
     /// Changes whenever the session comes up or goes down.
     fn changes(&self, router: &Router) -> String;
 
-    /// What its log says each time it tries to connect.
-    fn connecting(&self) -> &'static str;
-
     /// Makes the settings that have changed count, as an operator would.
     fn reload(&self, router: &Router);
 
@@ -325,9 +322,10 @@ impl Router {
         self.kind.driver().changes(self)
     }
 
-    /// How often it has tried to connect to us.
-    pub(crate) fn tries(&self) -> usize {
-        self.log().matches(self.kind.driver().connecting()).count()
+    /// Whether it is trying to connect to us right now.
+    pub(crate) fn connects(&self) -> bool {
+        let mut command = self.namespace.command("ss");
+        run(command.args(["-Htn", "state", "syn-sent"])).contains(":179")
     }
 
     /// BGP connections between us and it as its kernel sees them: ours, and its own.

@@ -58,10 +58,6 @@ impl Driver for Bird {
         format!("{established}, {ups} times up, {downs} times down")
     }
 
-    fn connecting(&self) -> &'static str {
-        "Connecting to"
-    }
-
     fn reload(&self, router: &Router) {
         let text = configuration(&router.settings, &router.path("log"));
         router.write("conf", &text);

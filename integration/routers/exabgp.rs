@@ -69,10 +69,6 @@ impl Driver for ExaBgp {
         format!("{} {}", times("up"), times("down"))
     }
 
-    fn connecting(&self) -> &'static str {
-        "initialising connection to"
-    }
-
     fn reload(&self, router: &Router) {
         write(router);
         let process = router.process.as_ref().unwrap();

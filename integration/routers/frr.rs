@@ -61,11 +61,6 @@ impl Driver for Frr {
         format!("{} {}", neighbor[ups], neighbor[downs])
     }
 
-    // Not its first one, which it gives up while it reads its configuration.
-    fn connecting(&self) -> &'static str {
-        "Timer (start timer expire)"
-    }
-
     fn reload(&self, router: &Router) {
         let text = configuration(&router.settings, &router.path("log"));
         router.write("conf", &text);

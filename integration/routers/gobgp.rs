@@ -42,8 +42,8 @@ impl Driver for GoBgp {
     }
 
     fn knows(&self, router: &Router, prefix: &str) -> bool {
-        // To ask for what is not there is an error.
-        router.says(&format!("global rib -a ipv4 {prefix}"))
+        let answer = router.ask(&format!("global rib -a ipv4 {prefix}"));
+        answer.contains(prefix)
     }
 
     fn established(&self, router: &Router) -> bool {
@@ -54,10 +54,6 @@ impl Driver for GoBgp {
         let log = router.log();
         let times = |words| log.matches(words).count();
         format!("{} {}", times("\"Peer Up\""), times("\"Peer Down\""))
-    }
-
-    fn connecting(&self) -> &'static str {
-        "try to connect"
     }
 
     fn reload(&self, router: &Router) {

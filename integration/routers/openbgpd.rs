@@ -54,10 +54,6 @@ impl Driver for OpenBgpd {
         format!("{} {}", times(ups), times(downs))
     }
 
-    fn connecting(&self) -> &'static str {
-        "Idle -> Connect"
-    }
-
     fn reload(&self, router: &Router) {
         write(router);
         router.ask("reload");
