@@ -62,6 +62,8 @@ const CHANGES: usize = 1000;
 const EXABGP_CHANGES: usize = 100;
 const ROUNDS: usize = 20;
 const EXABGP_ROUNDS: usize = 3;
+/// It takes half a minute for each.
+const EXABGP_BEHIND: usize = 1;
 const BEHIND: u32 = 100_000;
 const MANY: u32 = 10_000;
 const FULL_TABLE: u32 = 1_000_000;
@@ -101,7 +103,7 @@ fn main() {
         line(
             &format!("one withdrawn behind {BEHIND} announced → gone from {table}"),
             behind(&mut ours, ROUNDS),
-            behind(&mut theirs, EXABGP_ROUNDS),
+            behind(&mut theirs, EXABGP_BEHIND),
         );
     }
     let (ours, bird) = (received(), received_by_bird());

@@ -13,6 +13,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 
 use crate::PATIENCE;
 use crate::netns::Namespace;
@@ -34,8 +36,8 @@ impl Kernel {
             let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
             let groups = (libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV6_ROUTE) as u32;
             socket.bind(&SocketAddr::new(0, groups)).unwrap();
-            // No event may be lost for being many.
-            socket.set_rx_buf_sz(64 << 20).unwrap();
+            // No event may be lost for being many, whatever the system's limit is.
+            setsockopt(&socket, RcvBufForce, &(256 << 20)).unwrap();
             ready.send(()).unwrap();
             loop {
                 let (bytes, _) = socket.recv_from_full().unwrap();
