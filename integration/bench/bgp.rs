@@ -6,9 +6,10 @@
 //!  command ──► ExaBGP  ══ wire ══ BIRD ─► …
 //! ```
 //!
-//! `cargo bench --bench bgp`, as root. ExaBGP, by its API, does the same in the same run, against a BIRD of the
-//! same configuration: the ratio is ours to its. What BIRD alone does with a million prefixes is what our
-//! own time with them is compared to. Speaker, routers and clock share the machine's processors.
+//! `cargo bench --bench bgp`, as root. In the same run, against a BIRD of the same configuration, the same is done
+//! by ExaBGP's API, and by bytes that are written to a socket by nobody who thinks: the least that it can take.
+//! The ratios are of our medians to theirs. What BIRD alone does with a million prefixes is what our own time
+//! with them is compared to. Speaker, routers and clock share the machine's processors.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(
@@ -16,6 +17,8 @@
     reason = "a benchmark: what is not there ends it, with a trace"
 )]
 
+#[path = "bgp/bytes.rs"]
+mod bytes;
 #[path = "../bgp/fake.rs"]
 #[expect(dead_code, reason = "tests do more with it")]
 mod fake;
@@ -69,41 +72,48 @@ const MANY: u32 = 10_000;
 const FULL_TABLE: u32 = 1_000_000;
 
 fn main() {
-    println!("medians and 99th percentiles in ms; ratio: of the medians, ours to the other's\n");
     println!(
-        "{:<58} {:>9} {:>9} {:>6}   {:>9} {:>6} {:>8}",
-        "", "ours", "p99", "n", "ExaBGP", "n", "ratio"
+        "medians and 99th percentiles in ms; ratios are of the medians, ours to the other's\n"
+    );
+    println!(
+        "{:<54} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}   {:>9} {:>5} {:>7}",
+        "", "ours", "p99", "n", "bytes", "p99", "ratio", "ExaBGP", "n", "ratio"
     );
     let (first, first6) = ("192.0.2.1", "2001:db8::1");
     {
-        let (mut ours, mut theirs) = (Ours::new(true), ExaBgp::new(true));
+        let mut all = (Ours::new(true), Bytes::new(true), ExaBgp::new(true));
         for (what, address) in [("IPv4", first), ("IPv6", first6)] {
-            let withdrawn = one_by_one(&mut ours, address, CHANGES);
-            let other = one_by_one(&mut theirs, address, EXABGP_CHANGES);
+            let ours = one_by_one(&mut all.0, address, CHANGES);
+            let bytes = one_by_one(&mut all.1, address, CHANGES);
+            let exabgp = one_by_one(&mut all.2, address, EXABGP_CHANGES);
             line(
                 &format!("withdrawn → gone from the kernel, {what}"),
-                withdrawn.0,
-                other.0,
+                [ours.0, bytes.0, exabgp.0],
             );
             line(
                 &format!("announced → in the kernel, {what}"),
-                withdrawn.1,
-                other.1,
+                [ours.1, bytes.1, exabgp.1],
             );
         }
     }
     for kernel in [false, true] {
         let table = if kernel { "BIRD and kernel" } else { "BIRD" };
-        let (mut ours, mut theirs) = (Ours::new(kernel), ExaBgp::new(kernel));
+        let mut all = (Ours::new(kernel), Bytes::new(kernel), ExaBgp::new(kernel));
         line(
             &format!("{MANY} announced → all in {table}"),
-            many(&mut ours, ROUNDS),
-            many(&mut theirs, EXABGP_ROUNDS),
+            [
+                many(&mut all.0, ROUNDS),
+                many(&mut all.1, ROUNDS),
+                many(&mut all.2, EXABGP_ROUNDS),
+            ],
         );
         line(
-            &format!("one withdrawn behind {BEHIND} announced → gone from {table}"),
-            behind(&mut ours, ROUNDS),
-            behind(&mut theirs, EXABGP_BEHIND),
+            &format!("one withdrawn behind {BEHIND} → gone from {table}"),
+            [
+                behind(&mut all.0, ROUNDS),
+                behind(&mut all.1, ROUNDS),
+                behind(&mut all.2, EXABGP_BEHIND),
+            ],
         );
     }
     let (ours, bird) = (received(), received_by_bird());
@@ -115,7 +125,7 @@ fn main() {
     );
 }
 
-/// Whoever announces: the speaker, or ExaBGP.
+/// Whoever announces.
 trait Announcer {
     /// Hands the order over; what it has done by then is its own matter.
     fn announce(&mut self, addresses: &[IpAddr]);
@@ -312,6 +322,47 @@ impl Announcer for ExaBgp {
     }
 }
 
+/// UPDATEs as they are, from a thread that does nothing else.
+struct Bytes {
+    fake: Fake,
+    bird: Bird,
+    _namespace: Namespace,
+}
+
+impl Bytes {
+    fn new(kernel: bool) -> Bytes {
+        let (namespace, theirs) = wire();
+        let bird = Bird::new(kernel, theirs);
+        let fake = table::connect(&namespace, ROUTER, LOCAL_AS, Ipv4Addr::new(10, 9, 0, 1));
+        fake.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Bytes {
+            fake,
+            bird,
+            _namespace: namespace,
+        }
+    }
+}
+
+impl Announcer for Bytes {
+    fn announce(&mut self, addresses: &[IpAddr]) {
+        let updates = bytes::announce(
+            addresses,
+            LOCAL_AS,
+            US.parse().unwrap(),
+            US_V6.parse().unwrap(),
+        );
+        self.fake.send(&updates);
+    }
+
+    fn withdraw(&mut self, addresses: &[IpAddr]) {
+        self.fake.send(&bytes::withdraw(addresses));
+    }
+
+    fn router(&mut self) -> &mut Bird {
+        &mut self.bird
+    }
+}
+
 /// Withdrawn and announced again, each until the kernel follows: what withdrawals took, and announcements.
 fn one_by_one(who: &mut impl Announcer, address: &str, times: usize) -> (Times, Times) {
     let address: IpAddr = address.parse().unwrap();
@@ -415,13 +466,16 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn line(what: &str, mut ours: Times, mut theirs: Times) {
-    let (median, other) = (ours.quantile(50), theirs.quantile(50));
+fn line(what: &str, [mut ours, mut bytes, mut exabgp]: [Times; 3]) {
+    let [median, least, other] =
+        [&mut ours, &mut bytes, &mut exabgp].map(|times| times.quantile(50));
     println!(
-        "{what:<58} {median:>9.3} {:>9.3} {:>6}   {other:>9.3} {:>6} {:>8.4}",
+        "{what:<54} {median:>9.3} {:>9.3} {:>6}   {least:>9.3} {:>9.3} {:>6.2}   {other:>9.3} {:>5} {:>7.4}",
         ours.quantile(99),
         ours.0.len(),
-        theirs.0.len(),
+        bytes.quantile(99),
+        median / least,
+        exabgp.0.len(),
         median / other
     );
 }

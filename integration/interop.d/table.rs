@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::fake::{Fake, KEEPALIVE, MP_IPV4, OPEN, UPDATE, hello, keepalive, message, within};
+use crate::fake::{
+    Fake, KEEPALIVE, MP_IPV4, MP_IPV6, OPEN, UPDATE, hello, keepalive, message, within,
+};
 use crate::netns::{Namespace, until};
 use crate::router::prefix;
 
@@ -43,7 +45,7 @@ pub(crate) fn connect(from: &Namespace, router: IpAddr, asn: u32, identifier: Ip
     // AS_TRANS (RFC 6793): the number is in the capability.
     (open.asn, open.hold_time) = (u16::try_from(asn).unwrap_or(23456), 240);
     open.identifier = identifier;
-    open.capabilities = [&MP_IPV4[..], &[65, 4], &asn.to_be_bytes()].concat();
+    open.capabilities = [&MP_IPV4[..], &MP_IPV6, &[65, 4], &asn.to_be_bytes()].concat();
     let mut fake = until(patience, "the router takes its neighbor", || {
         let router = SocketAddr::new(router, 179);
         let stream = within(from, || TcpStream::connect(router));

@@ -34,6 +34,7 @@ PLIMSOLL = """
 state-directory = "{disk}/state"
 [api]
 listen = ["127.0.0.1:9090"]
+control = "{folder}/control.sock"
 [bgp]
 local-as = 64600
 router-id = "10.9.0.1"
