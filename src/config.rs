@@ -137,10 +137,19 @@ pub struct Peer {
 impl Peer {
     /// Whether the peer is told of an address that is announced.
     pub fn is_told(&self, address: IpAddr, announce: &Announce) -> bool {
-        let to = announce.to.as_deref();
         announce.announce
-            && self.families.contains(&Family::of(address))
-            && to.is_none_or(|to| !to.is_disjoint(&self.groups))
+            && self.has_family_of(address)
+            && self.is_of_groups(announce.to.as_deref())
+    }
+
+    /// Whether addresses like this are for the peer at all.
+    pub fn has_family_of(&self, address: IpAddr) -> bool {
+        self.families.contains(&Family::of(address))
+    }
+
+    /// Whether an announcement to these groups is for the peer; `None`: one to all peers.
+    pub fn is_of_groups(&self, to: Option<&BTreeSet<Group>>) -> bool {
+        to.is_none_or(|to| !to.is_disjoint(&self.groups))
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::routing::PeerId;
 use crate::routing::session::Session;
-use crate::snapshot::{Announcement, PeerOrders, Snapshot};
+use crate::snapshot::{PeerOrders, Snapshot};
 
 use super::Now;
 use super::accept::Form;
@@ -101,17 +101,14 @@ impl<'a> Known<'a> {
         self.local_as == self.peer.peer_as
     }
 
-    /// Whether the address is for this peer.
-    fn is_for(&self, announcement: &Announcement) -> bool {
-        let to = announcement.to.as_deref();
-        to.is_none_or(|to| !to.is_disjoint(&self.peer.groups))
-    }
-
     /// How many addresses it has been told, of how many.
     fn told(&self, snapshot: &Snapshot) -> (usize, usize) {
-        let announced = snapshot.vips.values();
-        let announced = announced.filter_map(|vip| vip.announce.as_ref().ok());
-        let wanted = announced.filter(|announcement| self.is_for(announcement));
+        let vips = snapshot.vips.iter();
+        let announced =
+            vips.filter_map(|(address, vip)| Some((*address, vip.announce.as_ref().ok()?)));
+        let wanted = announced.filter(|(address, announcement)| {
+            self.peer.has_family_of(*address) && self.peer.is_of_groups(announcement.to.as_deref())
+        });
         let told = self.session.map_or(0, |session| session.routes.len());
         (told, wanted.count())
     }

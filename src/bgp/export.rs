@@ -55,7 +55,9 @@ impl Export {
         vip: &Vip,
     ) -> Option<Result<Arc<Route>, Untold>> {
         let announcement = vip.announce.as_ref().ok()?;
-        if !message::is_unicast(address) || !is_meant(announcement, &self.peer) {
+        let is_meant =
+            self.peer.has_family_of(address) && self.peer.is_of_groups(announcement.to.as_deref());
+        if !message::is_unicast(address) || !is_meant {
             return None;
         }
         let next_hop = self.next_hops.get(&Family::of(address))?;
@@ -84,12 +86,6 @@ impl Export {
         self.routes.insert(origins, route.clone());
         route
     }
-}
-
-/// Whether one of the groups that the announcement names is the peer's.
-fn is_meant(announcement: &Announcement, peer: &Peer) -> bool {
-    let to = announcement.to.as_ref();
-    to.is_none_or(|groups| !groups.is_disjoint(&peer.groups))
 }
 
 /// The one that is configured, else our own end of the connection (RFC 4271 section 5.1.3), as far as the
@@ -261,6 +257,15 @@ mod tests {
             edge.route(ip("224.0.0.1"), &to(None)).is_none(),
             "no unicast address"
         );
+        // One session a family: the other family's addresses are nothing that this peer lacks.
+        let ipv4 = || BTreeSet::from([Family::Ipv4]);
+        let mut half = Export::new(
+            peer(|peer| peer.families = ipv4()),
+            &agreed(|agreed| agreed.families = ipv4()),
+            ip("10.0.0.1"),
+        );
+        assert!(half.route(ip(V6), &to(None)).is_none(), "not configured");
+        assert!(half.route(ip(V4), &to(None)).is_some());
     }
 
     #[test]

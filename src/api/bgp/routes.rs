@@ -49,6 +49,8 @@ struct Told<'a> {
 enum Why {
     /// It is announced to nobody.
     Refused(Refusal),
+    /// `families` of the peer leaves its family out.
+    OtherFamilies,
     /// `announce-to` names other groups.
     OtherGroups,
     NoSession,
@@ -107,7 +109,10 @@ impl Why {
         let up = |session: &&Session| session.state == SessionState::Established;
         match (announce, known.session.filter(up)) {
             (Err(refusal), _) => Why::Refused(*refusal),
-            (Ok(announcement), _) if !known.is_for(announcement) => Why::OtherGroups,
+            (Ok(_), _) if !known.peer.has_family_of(address) => Why::OtherFamilies,
+            (Ok(announcement), _) if !known.peer.is_of_groups(announcement.to.as_deref()) => {
+                Why::OtherGroups
+            }
             (Ok(_), None) => Why::NoSession,
             (Ok(_), Some(session)) => match session.untold.get(&address) {
                 Some(untold) => Why::Untold(*untold),
@@ -119,6 +124,7 @@ impl Why {
     fn words(self) -> String {
         match self {
             Why::Refused(refusal) => refusal.to_string(),
+            Why::OtherFamilies => "families of the peer leaves its family out".to_owned(),
             Why::OtherGroups => "announce-to names other groups".to_owned(),
             Why::NoSession => "the session is not established".to_owned(),
             Why::Untold(Untold::Family) => "the peer did not agree on the family".to_owned(),
@@ -196,6 +202,7 @@ fn origin(origin: Origin) -> &'static str {
 mod tests {
     use serde_json::{Value, json};
 
+    use crate::service::Family;
     use crate::snapshot::sample;
 
     use super::*;
@@ -247,6 +254,22 @@ NOT TOLD         WHY
                 "2001:db8::7/128": {"untold": "family"},
             })
         );
+    }
+
+    /// A session of one family lacks nothing of the other.
+    #[test]
+    fn what_is_of_no_family_of_the_peers() {
+        let mut snapshot = sample::snapshot([]);
+        sample::sessions(&mut snapshot);
+        let config = std::sync::Arc::make_mut(&mut snapshot.config);
+        for peer in config.bgp.as_mut().unwrap().peers.values_mut() {
+            std::sync::Arc::make_mut(peer).families = [Family::Ipv4].into();
+        }
+        let known = Known::find(&snapshot, "eth2").unwrap();
+        assert_eq!(known.told(&snapshot), (0, 1));
+        let text = routes(&known, &snapshot, Form::Text);
+        let line = "2001:db8::7/128  families of the peer leaves its family out\n";
+        assert!(text.ends_with(line), "{text}");
     }
 
     #[test]
