@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::super::reader::{Key, Node, Table, key};
 use super::super::value;
 use super::super::{Ao, AoAlgorithm, Authentication};
@@ -98,7 +100,7 @@ fn key_file(node: &Node<'_>) -> Option<Secret> {
 }
 
 /// The file's mode and its first line, or as much of it as tells that it is too long.
-fn first_line(path: &Path) -> io::Result<(u32, Vec<u8>)> {
+fn first_line(path: &Path) -> io::Result<(u32, Zeroizing<Vec<u8>>)> {
     // A pipe would be waited for, and to open a device may do something.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
@@ -108,9 +110,36 @@ fn first_line(path: &Path) -> io::Result<(u32, Vec<u8>)> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
     let mode = file.metadata()?.permissions().mode();
-    let mut start = Vec::new();
+    // With room to spare: what grows leaves a copy behind.
+    let mut start = Zeroizing::new(Vec::with_capacity(2 * LONGEST));
     file.take(LONGEST as u64 + 3).read_to_end(&mut start)?;
     let mut line = start.split(|byte| *byte == b'\n').next().unwrap_or(&start);
     line = line.strip_suffix(b"\r").unwrap_or(line);
-    Ok((mode, line.to_owned()))
+    Ok((mode, Zeroizing::new(line.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::dumped;
+
+    #[test]
+    fn a_key_that_was_read_is_not_in_what_a_core_dump_has() {
+        // Of what is freed the allocator overwrites the first bytes; the test is about the others.
+        let hidden: Vec<u8> = (0..32).map(|_| fastrand::u8(0x80..)).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let mut clear = Zeroizing::new(vec![b'k'; LONGEST]);
+        for (byte, hidden) in clear[LONGEST - 32..].iter_mut().zip(&hidden) {
+            *byte = hidden ^ 0x55;
+        }
+        fs::write(&path, &*clear).unwrap();
+        assert!(dumped(&hidden) > 0, "the search finds it");
+        let (_, line) = first_line(&path).unwrap();
+        assert!(*line == *clear);
+        let secret = Secret::new(&line);
+        drop((line, clear));
+        assert_eq!(dumped(&hidden), 0);
+        assert_eq!(secret.bytes().len(), LONGEST);
+    }
 }
