@@ -38,10 +38,10 @@ pub const LONGEST_EXTENDED: usize = 65535;
 const AS_TRANS: u16 = 23456;
 
 const OPEN: u8 = 1;
-const UPDATE: u8 = 2;
+pub(crate) const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
-const ROUTE_REFRESH: u8 = 5;
+pub(crate) const ROUTE_REFRESH: u8 = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -50,6 +50,19 @@ pub enum Message {
     Notification(Notification),
     Keepalive,
     RouteRefresh(Refresh),
+}
+
+impl Message {
+    /// Its type, as the header has it (RFC 4271 section 4.1, RFC 2918 section 3).
+    pub fn kind(&self) -> u8 {
+        match self {
+            Message::Open(_) => OPEN,
+            Message::Update(_) => UPDATE,
+            Message::Notification(_) => NOTIFICATION,
+            Message::Keepalive => KEEPALIVE,
+            Message::RouteRefresh(_) => ROUTE_REFRESH,
+        }
+    }
 }
 
 /// RFC 4271 section 4.2, with the capabilities (RFC 5492) that matter to us.

@@ -23,7 +23,7 @@ pub use self::negotiate::{Ends, Negotiated};
 use self::steps::Pace;
 pub use self::timers::{At, Timers};
 use super::hint::Symptom;
-use super::message::{Message, Open};
+use super::message::{self, Message, Open};
 use super::notification::Notification;
 use crate::routing::session::SessionState;
 use crate::service::Family;
@@ -325,13 +325,15 @@ impl Session {
             Event::Collision => self.collide(at),
             // Section 8.2.2 would answer it with an error; nobody is left to read that.
             Event::Received(Message::Notification(notification)) => self.told(&notification, at),
-            Event::Received(Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_))
-            | Event::ConnectRetryTimerExpires
+            Event::Received(
+                message @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_)),
+            ) => self.unexpected(1, &[message.kind()], at),
+            Event::Malformed(notification) => self.unexpected(1, &[blamed(&notification)], at),
+            Event::ConnectRetryTimerExpires
             | Event::KeepaliveTimerExpires
             | Event::DelayOpenTimerExpires
             | Event::IdleHoldTimerExpires
-            | Event::Connected
-            | Event::Malformed(_) => self.unexpected(1, at),
+            | Event::Connected => self.unexpected(1, &[], at),
         }
     }
 
@@ -351,12 +353,14 @@ impl Session {
             Event::Received(Message::Keepalive) => self.establish(at),
             Event::Malformed(n) if is_of_open(&n) => self.refuse(n, at),
             Event::Collision => self.collide(at),
-            Event::Received(Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_))
-            | Event::ConnectRetryTimerExpires
+            Event::Received(
+                message @ (Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_)),
+            ) => self.unexpected(2, &[message.kind()], at),
+            Event::Malformed(notification) => self.unexpected(2, &[blamed(&notification)], at),
+            Event::ConnectRetryTimerExpires
             | Event::DelayOpenTimerExpires
             | Event::IdleHoldTimerExpires
-            | Event::Connected
-            | Event::Malformed(_) => self.unexpected(2, at),
+            | Event::Connected => self.unexpected(2, &[], at),
         }
     }
 
@@ -386,16 +390,26 @@ impl Session {
             // Also a bad header, which section 8.2.2 forgets here and section 6.1 asks for.
             Event::Malformed(notification) => self.refuse(notification, at),
             Event::Collision => self.collide(at),
-            Event::Received(Message::Open(_))
-            | Event::ConnectRetryTimerExpires
+            Event::Received(message @ Message::Open(_)) => {
+                self.unexpected(3, &[message.kind()], at)
+            }
+            Event::ConnectRetryTimerExpires
             | Event::DelayOpenTimerExpires
             | Event::IdleHoldTimerExpires
-            | Event::Connected => self.unexpected(3, at),
+            | Event::Connected => self.unexpected(3, &[], at),
         }
     }
 
     fn delays_open(&self) -> bool {
         self.timers.delay_open.is_some()
+    }
+}
+
+/// The type of the message that is wrong in this way, if its header is good and it is no OPEN.
+fn blamed(notification: &Notification) -> u8 {
+    match notification.code {
+        7 => message::ROUTE_REFRESH,
+        _ => message::UPDATE,
     }
 }
 

@@ -161,9 +161,10 @@ impl Session {
         self.refuse(Notification::new(8, 0, []), at)
     }
 
-    /// RFC 6608 section 3: the subcode says in which state.
-    pub(super) fn unexpected(&mut self, subcode: u8, at: At) -> Vec<Action> {
-        self.refuse(Notification::new(5, subcode, []), at)
+    /// RFC 6608 sections 3 and 4: the subcode says in which state, `data` which type of message came, if it was
+    /// a message.
+    pub(super) fn unexpected(&mut self, subcode: u8, data: &[u8], at: At) -> Vec<Action> {
+        self.refuse(Notification::new(5, subcode, data), at)
     }
 
     pub(super) fn refuse(&mut self, notification: Notification, at: At) -> Vec<Action> {

@@ -162,11 +162,11 @@ UPDATE sent: -
 23 OpenCollisionDump: Idle I; 6/7 close
 24 NotifMsgVerErr: Idle I; close, fault // counts as a failure: there is no other version to try
 25 NotifMsg: Idle I; close, fault // no FSM error in answer: nobody is left to read it
-26 KeepAliveMsg: Idle I; 5/1 close, fault
-27 UpdateMsg: Idle I; 5/1 close, fault
-28 UpdateMsgErr: Idle I; 5/1 close, fault
+26 KeepAliveMsg: Idle I; 5/1 (4) close, fault
+27 UpdateMsg: Idle I; 5/1 (2) close, fault
+28 UpdateMsgErr: Idle I; 5/1 (2) close, fault
 29 SendHoldTimer: Idle I; 8/0 close, fault
-ROUTE-REFRESH: Idle I; 5/1 close, fault
+ROUTE-REFRESH: Idle I; 5/1 (5) close, fault
 UPDATE sent: -
 
 # OpenConfirm
@@ -182,18 +182,18 @@ UPDATE sent: -
 17 TcpConnectionConfirmed: Idle I; 5/2 close, fault // cannot be: the second one is the other session's
 18 TcpConnectionFails: Idle I; close, fault
 18 refused: Idle I; close, fault
-19 BGPOpen: Idle I; 5/2 close, fault // a second one on this connection; collisions are between two, see `peering`
-19 BGPOpen, refused: Idle I; 5/2 close, fault
+19 BGPOpen: Idle I; 5/2 (1) close, fault // a second one on this connection; collisions are between two, see `peering`
+19 BGPOpen, refused: Idle I; 5/2 (1) close, fault
 21 BGPHeaderErr: Idle I; 1/2 close, fault
 22 BGPOpenMsgErr: Idle I; 2/1 close, fault
 23 OpenCollisionDump: Idle I; 6/7 close
 24 NotifMsgVerErr: Idle I; close, fault // counts as a failure: there is no other version to try
 25 NotifMsg: Idle I; close, fault
 26 KeepAliveMsg: Established H K; established
-27 UpdateMsg: Idle I; 5/2 close, fault
-28 UpdateMsgErr: Idle I; 5/2 close, fault
+27 UpdateMsg: Idle I; 5/2 (2) close, fault
+28 UpdateMsgErr: Idle I; 5/2 (2) close, fault
 29 SendHoldTimer: Idle I; 8/0 close, fault
-ROUTE-REFRESH: Idle I; 5/2 close, fault
+ROUTE-REFRESH: Idle I; 5/2 (5) close, fault
 UPDATE sent: -
 
 # Established
@@ -209,8 +209,8 @@ UPDATE sent: -
 17 TcpConnectionConfirmed: Idle I; 5/3 close, fault // cannot be: the second one is the other session's
 18 TcpConnectionFails: Idle I; close, fault
 18 refused: Idle I; close, fault
-19 BGPOpen: Idle I; 5/3 close, fault
-19 BGPOpen, refused: Idle I; 5/3 close, fault
+19 BGPOpen: Idle I; 5/3 (1) close, fault
+19 BGPOpen, refused: Idle I; 5/3 (1) close, fault
 21 BGPHeaderErr: Idle I; 1/2 close, fault // section 6.1; section 8.2.2 forgets it here
 22 BGPOpenMsgErr: Idle I; 2/1 close, fault // of an OPEN out of turn the fault is told, if it has one
 23 OpenCollisionDump: Idle I; 6/7 close
@@ -296,7 +296,11 @@ fn word(action: &Action) -> String {
         Action::SendOpen(_) => "OPEN".into(),
         Action::SendKeepalive => "KEEPALIVE".into(),
         Action::Close(None) => "close".into(),
-        Action::Close(Some(n)) => format!("{}/{} close", n.code, n.subcode),
+        // RFC 6608 section 4: with the type of the message.
+        Action::Close(Some(n)) => match (n.code, &n.data[..]) {
+            (5, [kind]) => format!("5/{} ({kind}) close", n.subcode),
+            (code, _) => format!("{code}/{} close", n.subcode),
+        },
         Action::Established(_) => "established".into(),
         Action::Refresh(_) => "refresh".into(),
         Action::Fault(_) => "fault".into(),
