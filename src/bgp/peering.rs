@@ -244,12 +244,10 @@ impl Peering {
                 actions.extend(self.run(other, Event::Stop(Notification::new(6, 7, [])), at));
             }
         }
-        if self
-            .incoming
-            .as_ref()
-            .is_some_and(|session| !session.is_connected())
-        {
-            self.incoming = None;
+        let gone = self.incoming.take_if(|session| !session.is_connected());
+        if gone.is_some_and(|session| session.is_slowest()) {
+            // The next try is ours, whoever opened the connection on which the peer said why.
+            self.outgoing.slow_down();
         }
         let parked = self.outgoing.state() == SessionState::Idle
             && self.outgoing.next_timer().is_none()

@@ -147,6 +147,16 @@ impl Session {
         self.state == SessionState::OpenSent && expires.is_some_and(|at| at <= now + left)
     }
 
+    /// Whether tries are as slow as they get, for what the peer said.
+    pub fn is_slowest(&self) -> bool {
+        self.connect_retry_counter >= steps::FAILURES_MAX
+    }
+
+    /// From the next try on they are.
+    pub fn slow_down(&mut self) {
+        self.connect_retry_counter = steps::FAILURES_MAX;
+    }
+
     /// When to ask [`Session::due`] again.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.next()

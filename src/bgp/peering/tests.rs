@@ -340,6 +340,42 @@ fn who_is_passive_waits_for_the_peer_each_time() {
     }
 }
 
+/// RFC 4486 section 4: whoever opened the connection on which the peer said that it is shut down.
+#[test]
+fn after_a_shutdown_that_came_by_the_peers_connection_ours_waits() {
+    let at = At::new(Instant::now(), 0.0);
+    for (subcode, wait) in [(2, 30), (4, 1)] {
+        let mut peering = Peering::new(ends(9, 5));
+        peering.start(at);
+        peering.admit(at).unwrap();
+        let cease = Message::Notification(Notification::new(6, subcode, []));
+        for event in [
+            Event::Connected,
+            received(Message::Open(open(5))),
+            received(Message::Keepalive),
+            received(cease),
+        ] {
+            peering.handle(Side::In, event, at);
+        }
+        let wait = at.now + Duration::from_secs(wait);
+        assert_eq!(peering.next_timer(), Some(wait), "6/{subcode}");
+        // And no longer once it has come back and stayed.
+        let back = At::new(wait, 0.0);
+        assert_eq!(peering.due(back), [(Side::Out, Action::Connect)]);
+        for event in [
+            Event::Connected,
+            received(Message::Open(open(5))),
+            received(Message::Keepalive),
+        ] {
+            peering.handle(Side::Out, event, back);
+        }
+        let stayed = At::new(back.now + Duration::from_secs(20), 0.0);
+        peering.handle(Side::Out, Event::ConnectionFails("gone".into()), stayed);
+        let soon = stayed.now + Duration::from_secs(1);
+        assert_eq!(peering.next_timer(), Some(soon), "6/{subcode}");
+    }
+}
+
 /// Two peerings and the connections between them; time goes on when nothing is on its way.
 struct Net {
     peers: [Peering; 2],

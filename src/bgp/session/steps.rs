@@ -12,7 +12,7 @@ use crate::routing::session::SessionState;
 /// The first wait between two tries, before jitter; the longest is configured.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// So many failures make any wait the longest.
-const FAILURES_MAX: u32 = 16;
+pub(super) const FAILURES_MAX: u32 = 16;
 /// Who was established for so long is tried again quickly.
 pub(super) const STABLE: Duration = Duration::from_secs(10);
 
@@ -217,7 +217,7 @@ impl Session {
             self.connect_retry_counter = 0;
         }
         if pace == Pace::Slowest {
-            self.connect_retry_counter = FAILURES_MAX;
+            self.slow_down();
         }
         self.timers = Timers {
             idle_hold: at.after(self.back_off()),
