@@ -10,6 +10,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::message::{Received, Update};
+use crate::routing::MAX_COMMUNITIES;
 use crate::routing::session::Foreign;
 use crate::service::Family;
 
@@ -19,6 +20,9 @@ use crate::service::Family;
     reason = "it is never iterated, and a full table is a million entries"
 )]
 type Prefixes = std::collections::HashSet<u64>;
+
+/// An AS_PATH is kept up to here, in bytes of its text: some hundred AS numbers.
+const LONGEST_PATH: usize = 1000;
 
 /// Of one established session.
 #[derive(Debug)]
@@ -78,6 +82,7 @@ impl Heard {
         for prefix in &update.withdrawn {
             self.withdrawn(prefix);
         }
+        let mut made = [None, None];
         for prefix in &update.announced {
             let fingerprint = self.hasher.hash_one(prefix);
             let Some(count) = self.families.get_mut(&family_of(prefix)) else {
@@ -87,13 +92,13 @@ impl Heard {
             if let Some(address) = host(prefix)
                 && let Some(next_hop) = told(address)
             {
-                let foreign = foreign(&update.attributes, next_hop);
-                if self
-                    .foreign
-                    .get(&address)
-                    .is_none_or(|old| **old != foreign)
-                {
-                    self.foreign.insert(address, Arc::new(foreign));
+                let attributes = &update.attributes;
+                let ours = attributes.next_hop.is_some() && attributes.next_hop == next_hop;
+                // One for all prefixes: a message has room for thousands, and for as many communities.
+                let foreign = made[usize::from(ours)]
+                    .get_or_insert_with(|| Arc::new(foreign(attributes, ours)));
+                if self.foreign.get(&address) != Some(foreign) {
+                    self.foreign.insert(address, foreign.clone());
                 }
                 if let Some(again) = &mut count.again {
                     again.ours.insert(address);
@@ -197,7 +202,8 @@ impl Count {
     }
 }
 
-fn foreign(attributes: &Received, our_next_hop: Option<IpAddr>) -> Foreign {
+/// As much of it as a peer without bounds may have us keep, for each address of ours.
+fn foreign(attributes: &Received, ours: bool) -> Foreign {
     let Received {
         next_hop,
         as_path,
@@ -206,13 +212,23 @@ fn foreign(attributes: &Received, our_next_hop: Option<IpAddr>) -> Foreign {
         communities,
     } = attributes;
     Foreign {
-        ours: next_hop.is_some() && *next_hop == our_next_hop,
+        ours,
         next_hop: *next_hop,
-        as_path: as_path.clone(),
+        as_path: shortened(as_path),
         med: *med,
         local_pref: *local_pref,
-        communities: communities.clone(),
+        communities: communities.iter().take(MAX_COMMUNITIES).copied().collect(),
     }
+}
+
+/// A path up to [`LONGEST_PATH`], or its first AS numbers.
+fn shortened(as_path: &str) -> String {
+    if as_path.len() <= LONGEST_PATH {
+        return as_path.to_owned();
+    }
+    let start = &as_path[..as_path.floor_char_boundary(LONGEST_PATH)];
+    let (whole, _) = start.rsplit_once(' ').unwrap_or((start, ""));
+    format!("{whole} …")
 }
 
 /// If the prefix is one address.
@@ -231,6 +247,7 @@ fn as_usize(number: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::Community;
 
     const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -336,6 +353,27 @@ mod tests {
         story.0.hear(&disabled, told);
         story.check(&["2001:db8::1/128"], &[], [1, 0]);
         assert_eq!(story.foreign(), [("192.0.2.1".to_owned(), true)]);
+    }
+
+    /// Whatever a message has room for, what is kept of it is little, and one for all of its prefixes.
+    #[test]
+    fn what_is_kept_of_a_route_is_bounded() {
+        let mut heard = Heard::new(&BOTH.into(), 10);
+        let mut long = update(&["192.0.2.1/32", "2001:db8::1/128"], &[]);
+        long.attributes.as_path = "4200000001 ".repeat(5000);
+        long.attributes.communities = (0..10_000).map(Community::Standard).collect();
+        heard.hear(&long, |_| Some(None));
+        let kept: Vec<&Arc<Foreign>> = heard.foreign().values().collect();
+        assert!(Arc::ptr_eq(kept[0], kept[1]));
+        assert_eq!(kept[0].communities.len(), MAX_COMMUNITIES);
+        let path = &kept[0].as_path;
+        assert!(
+            path.len() < 1100 && path.ends_with("4200000001 …"),
+            "{path}"
+        );
+        let before = heard.foreign().clone();
+        heard.hear(&long, |_| Some(None));
+        assert!(before.ptr_eq(heard.foreign()), "that is no change");
     }
 
     #[test]

@@ -171,10 +171,11 @@ pub struct Foreign {
     /// Its next hop is ours: our own announcement, returned.
     pub ours: bool,
     pub next_hop: Option<IpAddr>,
-    /// As sent: `65001 {64600 64601}`.
+    /// As sent: `65001 {64600 64601}`. A very long one is cut short, and ends in `…`.
     pub as_path: String,
     pub med: Option<u32>,
     pub local_pref: Option<u32>,
+    /// Of very many the first.
     pub communities: BTreeSet<Community>,
 }
 
