@@ -17,6 +17,9 @@ use crate::routing::Role;
 use crate::routing::session::Route;
 use crate::service::Family;
 
+/// So many void entries of [`Recent`] are not worth looking for.
+const CROWDED: usize = 64;
+
 /// The routes of one established session.
 #[derive(Debug)]
 pub(crate) struct RibOut {
@@ -287,6 +290,12 @@ impl Recent {
         if !self.interval.is_zero() {
             self.at.insert(prefix, now);
             self.order.push_back((now, prefix));
+            // A peer may ask for refreshes as often as it likes.
+            if self.order.len() > 2 * self.at.len() + CROWDED {
+                let at = &self.at;
+                self.order
+                    .retain(|(time, prefix)| at.get(prefix) == Some(time));
+            }
         }
     }
 
@@ -620,6 +629,26 @@ mod tests {
             ["routes", "routes", "end"],
             "it is begun already"
         );
+    }
+
+    #[test]
+    fn refreshes_as_often_as_a_peer_likes_cost_no_memory() {
+        let mut rib = rib_of(&[Family::Ipv4], true, seconds(600));
+        let mut now = Instant::now();
+        for n in 0..3 {
+            rib.want(v4(n), by(v4(99), 1));
+        }
+        for _ in 0..1000 {
+            now += Duration::from_millis(1);
+            rib.refresh(Family::Ipv4);
+            drain_at(&mut rib, now);
+        }
+        let recent = rib.recent.order.len();
+        assert!(recent <= 2 * 3 + CROWDED, "{recent}");
+        rib.want(v4(1), by(v4(99), 2));
+        assert_eq!(drain_at(&mut rib, now), [], "its time is not over");
+        let later = drain_at(&mut rib, now + seconds(600));
+        assert_eq!(later.len(), 1, "nor is it forgotten");
     }
 
     #[test]
