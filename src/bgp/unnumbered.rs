@@ -50,6 +50,9 @@ const GONE: Duration = Duration::from_secs(60);
 /// The same while there are two: one that has replaced the other is alone soon.
 const REPLACED: Duration = Duration::from_secs(15);
 
+/// Of one wire so many are remembered, and named to the operator.
+const MOST_ROUTERS: usize = 4;
+
 /// The link-local addresses that routers have been heard from, by interface. Each interface that is followed
 /// and where somebody was heard is there.
 pub(crate) type Neighbours = BTreeMap<Interface, BTreeSet<Ipv6Addr>>;
@@ -256,7 +259,7 @@ impl Wire {
         let now = Instant::now();
         match message {
             Some(Message::Advertisement(from)) => {
-                let new = self.routers.insert(from, now).is_none();
+                let new = note(&mut self.routers, from, now);
                 if new {
                     tracing::debug!(interface = %self.interface, %from, "heard a router");
                     // It may wait to hear us.
@@ -308,6 +311,15 @@ impl Wire {
             .map(drop)
             .map_err(Failed::to("send a Router Advertisement or Solicitation"))
     }
+}
+
+/// Notes that a router was heard; whether that is a new one. Who sends from ever new addresses costs no more
+/// than a few: two are too many already.
+fn note(routers: &mut BTreeMap<Ipv6Addr, Instant>, from: Ipv6Addr, now: Instant) -> bool {
+    if routers.len() >= MOST_ROUTERS && !routers.contains_key(&from) {
+        return false;
+    }
+    routers.insert(from, now).is_none()
 }
 
 /// A wire has two ends: which of several routers is meant is not ours to guess.
@@ -374,6 +386,21 @@ mod tests {
             several(&interface, &routers(&[1, 2])).unwrap(),
             "eth1 has more than one router: fe80::1, fe80::2; name one of them by its address"
         );
+    }
+
+    #[test]
+    fn a_flood_of_routers_costs_no_more_than_a_few() {
+        let (mut routers, now) = (BTreeMap::new(), Instant::now());
+        let address = |last: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+        assert!(note(&mut routers, address(0), now));
+        assert!(!note(&mut routers, address(0), now), "it is known");
+        for last in 1..10_000 {
+            note(&mut routers, address(last), now);
+        }
+        assert_eq!(routers.len(), MOST_ROUTERS);
+        let later = now + GONE;
+        assert!(!note(&mut routers, address(1), later));
+        assert_eq!(routers[&address(1)], later, "who is known is still heard");
     }
 
     #[test]
