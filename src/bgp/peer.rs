@@ -41,8 +41,8 @@ use crate::snapshot::{PeerOrders, Vip};
 const CONNECTIONS: usize = 8;
 /// How long the last withdrawals may take at an end in order.
 const WITHDRAW: Duration = Duration::from_secs(3);
-/// How long a peer that announced too much is left alone, unless somebody changes its configuration or clears it
-/// (RFC 4486 section 4 asks for a longer time than after other ends).
+/// How long a peer that announced too much is left alone, unless somebody changes its configuration or clears it:
+/// longer than after other ends, since time alone mends nothing.
 const OVER_MAXIMUM: Duration = Duration::from_secs(300);
 
 /// What `bgp.rs` wants of a peer's task; the newest order counts.

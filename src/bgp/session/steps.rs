@@ -121,8 +121,8 @@ impl Session {
         };
         let request = match refresh.kind {
             RefreshKind::Request => true,
-            // RFC 7313 section 5: of the peer's routes nothing is kept that would be stale, and an unknown
-            // subtype is ignored. To who does not speak it the byte is reserved (RFC 2918 section 3).
+            // The peer's own refresh is not the session's affair, and an unknown subtype is ignored (RFC 7313
+            // section 5). To who does not speak it the byte is reserved (RFC 2918 section 3).
             RefreshKind::Begin | RefreshKind::End | RefreshKind::Other(_) => {
                 !agreed.enhanced_route_refresh
             }
@@ -156,7 +156,7 @@ impl Session {
         self.refuse(Notification::new(4, 0, []), at)
     }
 
-    /// RFC 9687 section 3: said if it can still be written.
+    /// RFC 9687 sections 4.3 and 5: said if it can still be written.
     pub(super) fn send_hold_timer_expired(&mut self, at: At) -> Vec<Action> {
         self.refuse(Notification::new(8, 0, []), at)
     }
