@@ -86,6 +86,8 @@ pub(crate) fn extended_messages(kind: Kind) -> Outcome {
     });
     let negotiated = lab.session().negotiated.clone();
     assert!(negotiated.is_some_and(|both| both.extended_messages));
+    let updates = |lab: &Lab| lab.session().figures.sent[1].load(Relaxed);
+    let before = updates(&lab);
     lab.speaker.publish(|snapshot| {
         let first: IpAddr = [192, 0, 2, 1].into();
         let vip = snapshot.vips[&first].clone();
@@ -97,6 +99,7 @@ pub(crate) fn extended_messages(kind: Kind) -> Outcome {
     until(PATIENCE, "all routes", || {
         (lab.router.routes().len() == 3002).then_some(())
     });
+    assert_eq!(updates(&lab) - before, 1, "in one message of 15,000 bytes");
     assert_eq!(lab.times_up(), 1);
     Outcome::Works
 }
