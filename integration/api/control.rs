@@ -229,6 +229,25 @@ async fn a_living_ones_never() {
     );
 }
 
+/// By who tidies up in /run, or by another daemon that began at the same moment.
+#[tokio::test]
+async fn taken_away_it_is_made_again() {
+    let mut control = Control::start(Limits::default()).await;
+    tokio::time::pause();
+    fs::remove_dir_all(control.path.parent().unwrap()).unwrap();
+    control.until_it_answers().await;
+    assert_eq!(mode(&control.path), 0o600);
+
+    fs::remove_file(&control.path).unwrap();
+    let other = UnixListener::bind(&control.path).unwrap();
+    let fault = control.trouble().await.unwrap();
+    assert!(fault.starts_with("another process listens on /"), "{fault}");
+    drop(other);
+    assert_eq!(control.trouble().await, None);
+    tokio::time::resume();
+    assert_eq!(control.ask("GET", "/healthz", b"").await.0, 200);
+}
+
 #[tokio::test]
 async fn what_is_no_socket_is_left_alone() {
     let mut control = Control::begun(Limits::default(), |path| {

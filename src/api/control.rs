@@ -15,6 +15,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tracing::warn;
 
 use crate::chain::chain;
 use crate::event::Event;
@@ -25,11 +26,12 @@ use super::{Limits, serve};
 
 /// The part that [`Event::Trouble`] names.
 const CONTROL: &str = "control";
-/// How long until the next try to make the socket.
+/// How long until the next try to make the socket, and between two looks whether it is still there.
 const PAUSE: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 128;
 
-/// Listens at the path until it is dropped, then removes the socket.
+/// Listens at the path until it is dropped, then removes the socket. Whoever removes it before only has it made
+/// again: a host that tidies up in /run must not cost the operator his orders.
 pub async fn run(
     path: PathBuf,
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -45,16 +47,23 @@ pub async fn run_within(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: mpsc::Sender<Event>,
 ) {
-    let (listener, _name) = made(&path, &events).await;
     let door = Door {
         snapshots,
-        orders: Some(events),
+        orders: Some(events.clone()),
     };
-    let accept = |cx: &mut std::task::Context<'_>| {
-        let accepted = listener.poll_accept(cx);
-        accepted.map(|accepted| accepted.map(|(stream, _)| stream))
-    };
-    serve(limits, door, accept).await;
+    loop {
+        let (listener, name) = made(&path, &events).await;
+        let accept = |cx: &mut std::task::Context<'_>| {
+            let accepted = listener.poll_accept(cx);
+            accepted.map(|accepted| accepted.map(|(stream, _)| stream))
+        };
+        tokio::select! {
+            () = serve(limits, door.clone(), accept) => {}
+            () = name.lost() => {
+                warn!(path = %path.display(), "the control socket was taken away, it is made again");
+            }
+        }
+    }
 }
 
 /// Tries until it can be made.
@@ -157,6 +166,13 @@ impl Name {
             path: path.to_owned(),
             of: identity(path)?,
         })
+    }
+
+    /// Until it is gone, or another's.
+    async fn lost(&self) {
+        while identity(&self.path).is_ok_and(|of| of == self.of) {
+            sleep(PAUSE).await;
+        }
     }
 }
 
