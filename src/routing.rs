@@ -23,7 +23,8 @@ pub enum PeerId {
     Interface(Interface),
 }
 
-/// A network interface's name: 1 to 15 bytes, no blank, no slash (`dev_valid_name` of the kernel).
+/// A network interface's name: 1 to 15 bytes, no blank, no slash (`dev_valid_name` of the kernel). Nor a control
+/// character, which the kernel would take: names stand in logs and on terminals.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interface(Arc<str>);
 
@@ -33,7 +34,9 @@ impl Interface {
         let good = (1..16).contains(&name.len())
             && name != "."
             && name != ".."
-            && !name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace());
+            && !name.contains(|c: char| {
+                matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control()
+            });
         good.then(|| Interface(name.into()))
     }
 

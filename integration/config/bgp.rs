@@ -313,6 +313,14 @@ fn who_a_peer_is() {
             "7: bgp.peer[0].address: fe80::1 is on eth1 here, but interface is eth2; write one of them",
         ),
         (
+            "interface = \"10.0.0.2\"",
+            r#"7: bgp.peer[0].interface: 10.0.0.2 is an address, no interface's name; write address = "10.0.0.2""#,
+        ),
+        (
+            "interface = \"eth\\u0007\"",
+            r#"7: bgp.peer[0].interface: "eth\u{7}" is no interface's name; write one like "eth1", of 1 to 15 bytes"#,
+        ),
+        (
             "interface = \"a name that is long\"",
             r#"7: bgp.peer[0].interface: "a name that is long" is no interface's name; write one like "eth1", of 1 to 15 bytes"#,
         ),

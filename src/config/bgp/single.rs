@@ -64,6 +64,13 @@ fn interface(node: &Node<'_>) -> Option<Interface> {
 }
 
 fn interface_named(node: &Node<'_>, name: &str) -> Option<Interface> {
+    // One may be named so, but whoever writes it means the router; and the two would look the same ever after.
+    if name.parse::<IpAddr>().is_ok() {
+        node.mistake(format_args!(
+            "{name} is an address, no interface's name; write address = \"{name}\""
+        ));
+        return None;
+    }
     let interface = Interface::new(name);
     if interface.is_none() {
         node.mistake(format_args!(
