@@ -506,6 +506,14 @@ fn keys_that_make_no_sense_together() {
             "7: bgp.peer[0].password-file: there is tcp-ao too, on line 8; leave out one of the two",
         ),
         (
+            "local-port = 179",
+            "7: bgp.peer[0].local-port: we listen on 0.0.0.0:179, so no connection can leave from there; write another port, or leave it out",
+        ),
+        (
+            "address = \"2001:db8::2\"\nlocal-address = \"2001:db8::1\"\nlocal-port = 179",
+            "9: bgp.peer[0].local-port: we listen on [::]:179, so no connection can leave from there; write another port, or leave it out",
+        ),
+        (
             "passive = true\nlocal-port = 1790",
             "8: bgp.peer[0].local-port: is for connections of our own, and with passive = true there are none; leave one of the two out",
         ),
@@ -566,6 +574,22 @@ fn keys_that_make_no_sense_together() {
 }
 
 /// What a template has wrong is told at its own line, once, however many peers there are.
+/// Only where we listen is a port taken.
+#[test]
+fn local_ports_beside_those_that_we_listen_on() {
+    let taken = "9: bgp.peer[0].local-port: we listen on 10.0.0.1:1790, so no connection can leave from there; write another port, or leave it out";
+    for (local, expected) in [
+        ("", taken),
+        ("local-address = \"10.0.0.1\"", taken),
+        ("local-address = \"10.0.0.3\"", ""),
+    ] {
+        let text = peer(&format!("{local}\nlocal-port = 1790"));
+        let listen = "listen = [\"10.0.0.1:1790\", \"[::]:1790\"]";
+        let text = text.replace("[[bgp.peer]]", &format!("{listen}\n[[bgp.peer]]"));
+        check(&text, expected);
+    }
+}
+
 #[test]
 fn templates() {
     let two = |template: &str, one: &str, other: &str| {

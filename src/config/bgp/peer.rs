@@ -401,6 +401,7 @@ impl Fit<'_, '_> {
             .map(|local_as| local_as == self.peer.peer_as);
         let all = [
             self.accepts(around.listen),
+            self.local_port(around.listen),
             self.hops(),
             self.local_address(),
             self.send_hold_time(),
@@ -422,6 +423,30 @@ impl Fit<'_, '_> {
         self.refuse("passive", format_args!(
             "no connection can come: no {family} address is in listen of [bgp]; write one there, or leave passive out"
         ))
+    }
+
+    /// The kernel binds no second socket to a port where one listens.
+    fn local_port(&self, listen: Option<&[SocketAddr]>) -> bool {
+        let Some(port) = self.peer.local_port.filter(|_| !self.peer.passive) else {
+            return true;
+        };
+        let family = self.peer.id.family();
+        let meets = |address: &&SocketAddr| {
+            let ours = self
+                .peer
+                .local_address
+                .filter(|_| !address.ip().is_unspecified());
+            address.port() == port
+                && Family::of(address.ip()) == family
+                && ours.is_none_or(|ours| ours == address.ip())
+        };
+        let Some(taken) = listen.unwrap_or_default().iter().find(meets) else {
+            return true;
+        };
+        self.refuse(
+            "local-port",
+            format_args!("we listen on {taken}, so no connection can leave from there; write another port, or leave it out"),
+        )
     }
 
     fn hops(&self) -> bool {
