@@ -936,6 +936,11 @@ fn key_files() {
         write(text.as_bytes(), 0o600);
         wrong("has a first line of more than 80 bytes; a key has 1 to 80");
     }
+    // As Windows saves it.
+    for text in [&b"\xef\xbb\xbftiger"[..], b"\xff\xfet\0i\0", b"tiger\0"] {
+        write(text, 0o600);
+        wrong("is not plain text; save it in ASCII or UTF-8, without a byte order mark");
+    }
     let key = |text: &[u8], mode: u32| {
         write(text, mode);
         match peer_of(&md5).authentication {

@@ -22,6 +22,9 @@ pub(in crate::config) const AO_KEYS: &[Key] = &[
 /// `TCP_MD5SIG_MAXKEYLEN` and `TCP_AO_MAXKEYLEN` of `linux/tcp.h`.
 const LONGEST: usize = 80;
 
+/// Some editors put it first in a file in UTF-8. No router's key begins so, nor has any the zeros of UTF-16.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Whoever may read the key may speak for the router; whoever may write it may choose it.
 const OTHERS: u32 = 0o006;
 
@@ -92,6 +95,10 @@ fn key_file(node: &Node<'_>) -> Option<Secret> {
     } else if line.len() > LONGEST {
         node.mistake(format_args!(
             "{found} has a first line of more than {LONGEST} bytes; a key has 1 to {LONGEST}"
+        ));
+    } else if line.contains(&0) || line.starts_with(BYTE_ORDER_MARK) {
+        node.mistake(format_args!(
+            "{found} is not plain text; save it in ASCII or UTF-8, without a byte order mark"
         ));
     } else {
         return Some(Secret::new(&line));
