@@ -181,6 +181,10 @@ fn each_refusal_has_its_exit_code() {
         "The text has 256 bytes; at most 255 can be told (RFC 9003)\n"
     );
     refused(&lab, "bgp --routes", 64);
+    // A script's variable without a value names no peer, and not all of them.
+    for words in ["bgp ", "bgp show ", "bgp clear ", "bgp enable "] {
+        refused(&lab, words, 64);
+    }
     refused(&lab, "bgp disable", 64);
     // Somebody else may reach the socket, but not open it.
     let socket = lab.file("control");

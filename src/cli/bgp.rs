@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use self::ask::{Answer, Ask, AskError};
@@ -67,6 +68,7 @@ struct Daemon {
 #[derive(Debug, Args)]
 struct Show {
     /// The router's address, ADDRESS%INTERFACE or INTERFACE, as in the configuration.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     peer: Option<String>,
     /// What the peer has been told of each address, and why not of others.
     #[arg(long, requires = "peer")]
@@ -84,11 +86,13 @@ struct Json {
 
 #[derive(Debug, Args)]
 struct Peer {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     peer: String,
 }
 
 #[derive(Debug, Args)]
 struct Order {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     peer: String,
     /// What the router is told with it (RFC 9003): at most 255 bytes.
     text: Vec<String>,
