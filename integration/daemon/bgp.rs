@@ -1,7 +1,9 @@
 //! `plimsoll bgp` beside a running daemon and BIRD: what is shown, what BIRD makes of orders, and every exit code.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -226,6 +228,25 @@ fn each_refusal_has_its_exit_code() {
     fs::write(lab.config(), "[api]\ncontrol = 1\n").unwrap();
     let said = refused(&lab, "bgp", 78);
     assert!(said.contains(":2: api.control: expected a path"), "{said}");
+}
+
+/// Somebody else's socket, who speaks HTTP but has nothing to say.
+#[test]
+fn an_answer_without_words_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("other.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).unwrap();
+    });
+    let mut asking = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    let (_, said) = ends(asking.args(["bgp", "--socket"]).arg(&socket), 70);
+    let nothing = "other.sock answers with nothing but 302 Found\n";
+    assert!(said.ends_with(nothing), "{said}");
+    other.join().unwrap();
 }
 
 /// What a daemon that was killed leaves behind is no hindrance; what a dry run does is no disturbance.

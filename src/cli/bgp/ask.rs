@@ -131,7 +131,10 @@ impl Ask {
             let answer = sender.send_request(request).await.map_err(http)?;
             let status = answer.status();
             let body = answer.into_body().collect().await.map_err(http)?;
-            let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            let mut text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            if text.is_empty() {
+                text = format!("{} answers with nothing but {status}", socket.display());
+            }
             Ok(Answer { status, text })
         };
         tokio::pin!(asking);
