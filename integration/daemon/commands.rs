@@ -133,6 +133,15 @@ fn a_summary_that_nobody_takes_is_an_error() {
     assert!(text(&output.stderr).contains("No space left on device"));
 }
 
+/// Nor does it end in a panic if not even its mistakes find a reader.
+#[test]
+fn mistakes_that_nobody_takes_are_mistakes() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    check.args(["check", "-c", "/nowhere/plimsoll.toml"]);
+    assert_eq!(check.stderr(full).status().unwrap().code(), Some(78));
+}
+
 /// Whether this kernel has IPVS is asked of the kernel, after the program had its chance to load it.
 #[test]
 fn the_kernels_table_needs_ipvs() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::exit;
+use super::say::Say;
 
 use crate::config::{
     Authentication, Bgp, Config, Etcd, EtcdApi, Mistakes, Peer, Servers, Service, Ttl,
@@ -25,19 +26,16 @@ pub(super) enum CheckError {
 }
 
 /// Prints the summary to standard output or the mistakes to standard error.
-#[expect(
-    clippy::print_stderr,
-    reason = "what a command says goes to its standard error"
-)]
 pub(super) fn main(path: &Path) -> ExitCode {
+    let say = Say::new(false);
     match check(path, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(CheckError::Mistakes(mistakes)) => {
-            eprintln!("{mistakes}");
+            say.fault(&mistakes.to_string());
             ExitCode::from(exit::CONFIG)
         }
         Err(CheckError::Write(cause)) => {
-            eprintln!("cannot write the summary: {cause}");
+            say.fault(&format!("cannot write the summary: {cause}"));
             ExitCode::from(exit::OS_ERROR)
         }
     }
