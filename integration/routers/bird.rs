@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use plimsoll::routing::Community;
 
 use super::{Driver, FEEDER_AS, OWN_LOCAL_PREF, Route, Router, Settings};
 use super::{large, numbers, origin, standard};
+use crate::netns::until;
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Bird;
 
@@ -47,15 +51,18 @@ impl Driver for Bird {
 
     // BIRD's own "since" is computed anew each time and may differ by a millisecond.
     fn changes(&self, router: &Router) -> String {
-        let established = self.established(router);
-        let log = router.log();
-        let times = |words| log.matches(words).count();
-        let (ups, downs) = (
-            times("BGP session established"),
-            times("BGP session closed"),
-        );
-        assert_eq!(established, ups > downs, "{log}");
-        format!("{established}, {ups} times up, {downs} times down")
+        // What it answers and what it has logged are a moment apart.
+        until(LIMIT, "the log tells how BIRD's session is", || {
+            let established = self.established(router);
+            let log = router.log();
+            let times = |words| log.matches(words).count();
+            let (ups, downs) = (
+                times("BGP session established"),
+                times("BGP session closed"),
+            );
+            (established == (ups > downs))
+                .then(|| format!("{established}, {ups} times up, {downs} times down"))
+        })
     }
 
     fn reload(&self, router: &Router) {
