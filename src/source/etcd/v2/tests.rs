@@ -405,10 +405,14 @@ async fn who_is_no_etcd_is_told_apart() {
 
 #[tokio::test]
 async fn an_endless_answer_ends() {
-    let running = Running::start(|_| {
-        let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 5\r\n\r\n";
-        Reply::Raw(head.into(), vec![b' '; 1024 * 1024])
-    });
+    // As long as it may take: it is not the time that is to end it.
+    let running = Running::configured(
+        |config| config.timeout = PATIENCE,
+        |_| {
+            let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 5\r\n\r\n";
+            Reply::Raw(head.into(), vec![b' '; 1024 * 1024])
+        },
+    );
     let end = running.await.end().await;
     assert_eq!(
         end,
