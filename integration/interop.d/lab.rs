@@ -16,6 +16,9 @@ use crate::{LOCAL_AS, ROUTER_AS, US, US_V6};
 /// Long enough for the slowest, which waits for 30 s after an error before it tries again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For what an operator waits for.
+const SOON: Duration = Duration::from_secs(10);
+
 /// For many prefixes, on a machine that has other things to do.
 pub(crate) const PATIENCE_FOR_MANY: Duration = Duration::from_secs(240);
 
@@ -121,6 +124,15 @@ impl Lab {
     pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Session) -> bool) {
         let peer = self.peer.clone();
         self.speaker.until(PATIENCE, what, |speaker| {
+            speaker.peers.get(&peer).is_some_and(&holds)
+        });
+    }
+
+    /// Within the time in which an operator who looks at it is to see it.
+    #[track_caller]
+    pub(crate) fn until_soon(&mut self, what: &str, holds: impl Fn(&Session) -> bool) {
+        let peer = self.peer.clone();
+        self.speaker.until(SOON, what, |speaker| {
             speaker.peers.get(&peer).is_some_and(&holds)
         });
     }

@@ -146,26 +146,39 @@ pub(crate) fn gtsm_theirs(kind: Kind) -> Outcome {
         );
     }
     let mut lab = one_end(kind, |plan| plan.settings.ttl_security = true);
-    lab.until("a fault", |session| session.fault.is_some());
+    // Where the router speaks before it has heard us, its silence comes later and looks otherwise.
+    let hints = [Some(Hint::Gtsm), Some(Hint::NoOpen)];
+    lab.until_soon("a hint", |session| hints.contains(&session.hint));
     Outcome::Works
 }
 
+/// The hint goes with what is wrong.
 pub(crate) fn gtsm_ours(kind: Kind) -> Outcome {
-    one_end(kind, |plan| plan.peer.ttl = Ttl::Security(1));
+    for passive in [false, true] {
+        let mut lab = one_end(kind, |plan| {
+            plan.peer.ttl = Ttl::Security(1);
+            plan.peer.passive = passive;
+        });
+        lab.until_soon("a hint", |session| session.hint == Some(Hint::Gtsm));
+        let peer = lab.peer.clone();
+        lab.speaker
+            .configure_peer(peer, |peer| peer.ttl = Ttl::Default);
+        if kind == Kind::OpenBgpd {
+            // After what it takes for an error it refuses us for minutes.
+            lab.router.run();
+        }
+        lab.until_state(SessionState::Established);
+        assert_eq!(lab.session().hint, None);
+    }
     Outcome::Works
 }
 
-/// One end's kernel drops what the other one sends. It looks at the TTL only once the connection is accepted, so
-/// the first words may pass; then the session does not last, and that gets a hint.
+/// One end's kernel drops what the other one sends.
 fn one_end(kind: Kind, change: impl FnOnce(&mut Plan)) -> Lab {
-    let mut lab = Lab::start(kind, change);
+    let lab = Lab::start(kind, change);
     until(PATIENCE, "what comes with the other TTL is dropped", || {
         let drops = |at| counter(at, "TCPMinTTLDrop");
-        (drops(&lab.balancer) + drops(lab.router.namespace()) >= 3).then_some(())
+        (drops(&lab.balancer) + drops(lab.router.namespace()) >= 1).then_some(())
     });
-    if lab.times_up() > 0 {
-        lab.until("a hint", |session| session.hint == Some(Hint::Gtsm));
-    }
-    assert_ne!(lab.session().state, SessionState::Established);
     lab
 }

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use crate::routing::session::Hint;
 
-/// How a session failed, as far as that is telling.
+/// How a session failed, or how it stands still, as far as that is telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symptom {
     /// No answer to our SYN, not even a refusal, for as long as an attempt may take.
     ConnectTimedOut,
     /// Reset at our SYN, or closed before the peer's OPEN.
     Refused,
+    /// The connection stands, our OPEN has been sent, and the peer's does not come.
+    NoOpen,
+    /// The peer's OPEN has come, but not the KEEPALIVE that says that it has ours.
+    NoKeepalive,
     /// A HoldTimer has expired: ours, with nothing heard since the session was established, or the peer's.
     HoldTimer {
         /// How long after the OPENs.
@@ -22,13 +26,27 @@ pub enum Symptom {
     BadPeerAs,
 }
 
-/// `authenticated`: a key is configured for the peer (MD5 or TCP-AO).
-pub(crate) fn hint(symptom: Symptom, authenticated: bool) -> Option<Hint> {
+/// What our own kernel asks of the peer's segments, and drops them unanswered if it is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// A key: MD5 or TCP-AO.
+    pub key: bool,
+    /// A TTL (RFC 5082).
+    pub gtsm: bool,
+}
+
+pub(crate) fn hint(symptom: Symptom, ours: Guards) -> Option<Hint> {
     match symptom {
         // Segments with a wrong signature are dropped unanswered (RFC 2385 section 2.0).
-        Symptom::ConnectTimedOut => authenticated.then_some(Hint::Md5),
+        Symptom::ConnectTimedOut if ours.key => Some(Hint::Md5),
+        // Of the connection that we open, the SYN-ACK is dropped already.
+        Symptom::ConnectTimedOut => ours.gtsm.then_some(Hint::Gtsm),
         Symptom::Refused => Some(Hint::Refused),
-        // The kernel looks at the TTL only once the connection is accepted, so the OPENs may pass before.
+        // Of one that the peer opens, the kernel looks at the TTL only once it is accepted.
+        Symptom::NoOpen if ours.gtsm => Some(Hint::Gtsm),
+        Symptom::NoOpen => Some(Hint::NoOpen),
+        // So the OPENs may pass before.
+        Symptom::NoKeepalive => Some(Hint::Gtsm),
         Symptom::HoldTimer { up, hold_time } => (up <= hold_time * 2).then_some(Hint::Gtsm),
         Symptom::BadPeerAs => Some(Hint::PeerAs),
     }
@@ -44,15 +62,23 @@ mod tests {
             up: Duration::from_secs(seconds),
             hold_time: Duration::from_secs(9),
         };
+        let (none, key, gtsm) = ((false, false), (true, false), (false, true));
+        let same = |hint| [hint; 4];
+        let (md5, ttl) = (Some(Hint::Md5), Some(Hint::Gtsm));
+        let no_open = Some(Hint::NoOpen);
         for (symptom, hints) in [
-            (Symptom::ConnectTimedOut, [None, Some(Hint::Md5)]),
-            (Symptom::Refused, [Some(Hint::Refused); 2]),
-            (hold_timer(9), [Some(Hint::Gtsm); 2]),
-            (hold_timer(18), [Some(Hint::Gtsm); 2]),
-            (hold_timer(19), [None; 2]),
-            (Symptom::BadPeerAs, [Some(Hint::PeerAs); 2]),
+            (Symptom::ConnectTimedOut, [None, md5, ttl, md5]),
+            (Symptom::Refused, same(Some(Hint::Refused))),
+            (Symptom::NoOpen, [no_open, no_open, ttl, ttl]),
+            (Symptom::NoKeepalive, same(ttl)),
+            (hold_timer(9), same(ttl)),
+            (hold_timer(18), same(ttl)),
+            (hold_timer(19), same(None)),
+            (Symptom::BadPeerAs, same(Some(Hint::PeerAs))),
         ] {
-            assert_eq!([false, true].map(|key| hint(symptom, key)), hints);
+            let ours = [none, key, gtsm, (true, true)];
+            let told = ours.map(|(key, gtsm)| hint(symptom, Guards { key, gtsm }));
+            assert_eq!(told, hints, "{symptom:?}");
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::established::{self, Established};
+use super::hint::Guards;
 use super::message::{self, Message, Sender};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
@@ -32,7 +33,7 @@ use super::transport::{self, Connection, Incoming, Limits, Outgoing, Settings};
 use super::unnumbered::Neighbours;
 use crate::chain::chain;
 use crate::config;
-use crate::config::MaximumAction;
+use crate::config::{MaximumAction, Ttl};
 use crate::routing::session::{Figures, Hint, Session, SessionState, Told};
 use crate::service::Family;
 use crate::snapshot::{PeerOrders, Vip};
@@ -429,7 +430,9 @@ impl Peer {
     fn next_timer(&self) -> Option<Instant> {
         let routes = self.established.as_ref().and_then(Established::next_due);
         let shunned = self.shunned.as_ref().map(|(until, _)| *until);
-        [self.peering.next_timer(), self.ending, routes, shunned]
+        let session = self.peering.next_timer();
+        let hint = self.peering.next_hint(Instant::now());
+        [session, hint, self.ending, routes, shunned]
             .into_iter()
             .flatten()
             .min()
@@ -610,12 +613,15 @@ impl Peer {
     }
 
     fn hint(&self) -> Option<Hint> {
-        let authenticated = self.current.peer.authentication.is_some();
+        let ours = Guards {
+            key: self.current.peer.authentication.is_some(),
+            gtsm: matches!(self.current.peer.ttl, Ttl::Security(_)),
+        };
         match &self.established {
             Some(established) => established
                 .misses_a_family()
                 .then_some(Hint::FamilyNotActivated),
-            None => self.peering.hint(authenticated),
+            None => self.peering.hint(ours, Instant::now()),
         }
     }
 

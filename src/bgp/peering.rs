@@ -8,10 +8,10 @@ mod tests;
 
 use tokio::time::Instant;
 
-use super::hint::{self, Symptom};
+use super::hint::{self, Guards, Symptom};
 use super::message::{Message, Open};
 use super::notification::Notification;
-use super::session::{Action, At, Ends, Event, Session, Timers};
+use super::session::{ANSWER_COMES, Action, At, Ends, Event, Session, Timers};
 use crate::routing::session::{Hint, SessionState};
 
 /// Who opened the connection.
@@ -48,6 +48,9 @@ pub struct Peering {
     fault: Option<String>,
     /// Of the fault.
     symptom: Option<Symptom>,
+    /// Since when what we have said is not answered, by any connection, and what that looks like. It outlives
+    /// connections that the peer gives up for others.
+    silence: Option<(Symptom, Instant)>,
 }
 
 impl Peering {
@@ -61,6 +64,7 @@ impl Peering {
             incoming: None,
             fault: None,
             symptom: None,
+            silence: None,
         }
     }
 
@@ -79,6 +83,7 @@ impl Peering {
         let mut actions = self.run(Side::Out, Event::Stop(why.clone()), at);
         actions.extend(self.run(Side::In, Event::Stop(why.clone()), at));
         self.incoming = None;
+        self.silence = None;
         actions
     }
 
@@ -166,9 +171,17 @@ impl Peering {
         self.fault.as_ref()
     }
 
-    /// What the fault looks like; `authenticated`: a key is configured for the peer.
-    pub fn hint(&self, authenticated: bool) -> Option<Hint> {
-        hint::hint(self.symptom?, authenticated)
+    /// What the peer's silence looks like, or else the fault. `ours`: what is configured for the peer.
+    pub fn hint(&self, ours: Guards, now: Instant) -> Option<Hint> {
+        let silence = self.silence.filter(|_| self.next_hint(now).is_none());
+        let silence = silence.map(|(symptom, _)| symptom);
+        hint::hint(silence.or(self.symptom)?, ours)
+    }
+
+    /// When [`Peering::hint`] becomes another one by time alone.
+    pub fn next_hint(&self, now: Instant) -> Option<Instant> {
+        let silence = self.silence.map(|(_, since)| since + ANSWER_COMES);
+        silence.filter(|at| *at > now)
     }
 
     /// Of the connection that is furthest; the next try is always ours.
@@ -197,6 +210,9 @@ impl Peering {
         }
         if !self.started && (states != [SessionState::Idle; 2] || self.next_timer().is_some()) {
             return Err(format!("not started, and not at rest: {self:?}"));
+        }
+        if self.silence.is_some() && (established || !self.started) {
+            return Err(format!("nothing is to be answered: {self:?}"));
         }
         Ok(())
     }
@@ -238,6 +254,7 @@ impl Peering {
     fn settle(&mut self, actions: &mut Actions, at: At) {
         for side in Side::BOTH {
             if self.state(side) == SessionState::Established {
+                self.silence = None;
                 let other = side.other();
                 actions.extend(self.run(other, Event::Collision, at));
                 // Not even a later try.
@@ -291,22 +308,52 @@ impl Peering {
             &event,
             Event::Received(Message::Notification(heard)) if (heard.code, heard.subcode) == (6, 7)
         ) && self.look(side.other()).is_some_and(Session::is_connected);
+        let (heard, connected) = (is_heard(&event), session.is_connected());
         let Some(session) = self.session(side) else {
             return Actions::new();
         };
         let mut actions = session.handle(event, at);
+        let confirms = session.state() == SessionState::OpenConfirm;
+        if heard {
+            self.silence = confirms.then_some((Symptom::NoKeepalive, at.now));
+        }
         actions.retain(|action| !(collision && matches!(action, Action::Fault(_))));
         for action in &actions {
             match action {
-                Action::Fault(fault) => (self.fault, self.symptom) = (Some(fault.clone()), symptom),
+                Action::Fault(fault) => {
+                    (self.fault, self.symptom) = (Some(fault.clone()), symptom);
+                    self.silence.take_if(|_| connected);
+                }
                 Action::Established(_) => (self.fault, self.symptom) = (None, None),
-                Action::Connect
-                | Action::SendOpen(_)
-                | Action::SendKeepalive
-                | Action::Close(_)
-                | Action::Refresh(_) => {}
+                Action::SendOpen(_) => {
+                    self.silence.get_or_insert((Symptom::NoOpen, at.now));
+                }
+                Action::Connect | Action::SendKeepalive | Action::Close(_) | Action::Refresh(_) => {
+                }
             }
         }
         actions.into_iter().map(|action| (side, action)).collect()
+    }
+}
+
+/// Whether something has come from the peer.
+fn is_heard(event: &Event) -> bool {
+    match event {
+        Event::Received(_) | Event::Malformed(_) => true,
+        Event::Start
+        | Event::StartPassive
+        | Event::StartLater
+        | Event::Stop(_)
+        | Event::ConnectRetryTimerExpires
+        | Event::HoldTimerExpires
+        | Event::KeepaliveTimerExpires
+        | Event::DelayOpenTimerExpires
+        | Event::IdleHoldTimerExpires
+        | Event::Connected
+        | Event::ConnectionFails(_)
+        | Event::ConnectionRefused(_)
+        | Event::Collision
+        | Event::SendHoldTimerExpires
+        | Event::UpdateSent => false,
     }
 }

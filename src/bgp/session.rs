@@ -30,8 +30,9 @@ use crate::service::Family;
 
 /// The HoldTimer until the peer's OPEN is there (section 8.2.2, OpenSent: 4 minutes suggested).
 const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
-/// A peer that lives sends its OPEN within this.
-const OPEN_COMES: Duration = Duration::from_secs(5);
+/// A peer that lives sends its OPEN, and answers ours, within this.
+pub(super) const ANSWER_COMES: Duration = Duration::from_secs(5);
+
 /// Section 8.1, with its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -142,7 +143,7 @@ impl Session {
 
     /// Whether the peer has had time enough for its OPEN, and has not sent it.
     pub fn is_mute(&self, now: Instant) -> bool {
-        let left = LARGE_HOLD_TIME - OPEN_COMES;
+        let left = LARGE_HOLD_TIME - ANSWER_COMES;
         let expires = self.timers.hold;
         self.state == SessionState::OpenSent && expires.is_some_and(|at| at <= now + left)
     }
@@ -191,6 +192,7 @@ impl Session {
             }
             (Event::ConnectionRefused(_), SessionState::Connect)
             | (Event::ConnectionFails(_), SessionState::OpenSent) => Some(Symptom::Refused),
+            (Event::HoldTimerExpires, SessionState::OpenSent) => Some(Symptom::NoOpen),
             (Event::HoldTimerExpires, _) if self.established.is_none_or(|e| !e.heard) => {
                 self.negotiated.as_ref().map(since_open)
             }

@@ -86,12 +86,14 @@ impl PartialEq for Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hint {
-    /// The HoldTimer ran out right after the session came up: one end alone has GTSM.
+    /// What one end sends is not heard, or no longer once the connection is up: one end alone has GTSM.
     Gtsm,
     /// Connecting times out though a key is set (or asked for by the router).
     Md5,
     /// Refused: nothing listens there, or the router waits after an error.
     Refused,
+    /// The connection stands, and the peer's OPEN does not come.
+    NoOpen,
     /// Established, and the peer did not agree on a family that we have addresses of.
     FamilyNotActivated,
     /// The peer's AS is not the one that is configured.
@@ -102,12 +104,15 @@ pub enum Hint {
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Hint::Gtsm => "lost as soon as it was up: is ttl-security set at one end only?",
+            Hint::Gtsm => "one end hears nothing of the other: is ttl-security set at one end only?",
             Hint::Md5 => {
                 "no answer: is the key another one at the other end, or is there a filter?"
             }
             Hint::Refused => {
                 "does the router listen and know us? After an error it may refuse for minutes"
+            }
+            Hint::NoOpen => {
+                "connected, but the router says nothing: does it hang, or has it ttl-security and we have not?"
             }
             Hint::FamilyNotActivated => {
                 "is the family of all announced addresses activated for us on the router?"

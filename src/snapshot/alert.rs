@@ -1075,7 +1075,7 @@ mod tests {
             ..session(SessionState::Active)
         };
         let says = "warning 10.0.0.1: The BGP session is not established: HoldTimer expired \
-                    (lost as soon as it was up: is ttl-security set at one end only?)";
+                    (one end hears nothing of the other: is ttl-security set at one end only?)";
         check(&peers([Some(down), established()]), &[says]);
     }
 

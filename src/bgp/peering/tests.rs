@@ -12,6 +12,13 @@ use crate::bgp::notification::Cease;
 use crate::routing::Role;
 use crate::service::Family;
 
+const NONE: Guards = Guards {
+    key: false,
+    gtsm: false,
+};
+const KEY: Guards = Guards { key: true, ..NONE };
+const GTSM: Guards = Guards { gtsm: true, ..NONE };
+
 fn ends(local: u8, peer: u8) -> Ends {
     let asn = |n: u8| 64600 + u32::from(n);
     let identifier = Ipv4Addr::new(10, 0, 0, local);
@@ -233,7 +240,7 @@ fn what_the_operator_is_shown() {
     peering.start(at);
     let refused = Event::ConnectionRefused("no".into());
     peering.handle(Side::Out, refused, at);
-    assert_eq!(peering.hint(false), Some(Hint::Refused));
+    assert_eq!(peering.hint(NONE, at.now), Some(Hint::Refused));
     let later = At::new(peering.timers().retry().unwrap(), 0.0);
     peering.due(later);
     let late = At::new(peering.timers().retry().unwrap(), 0.0);
@@ -243,8 +250,8 @@ fn what_the_operator_is_shown() {
         Some("connect timed out")
     );
     assert_eq!(
-        [true, false].map(|key| peering.hint(key)),
-        [Some(Hint::Md5), None]
+        [KEY, GTSM, NONE].map(|ours| peering.hint(ours, late.now)),
+        [Some(Hint::Md5), Some(Hint::Gtsm), None]
     );
 
     peering.admit(at).unwrap();
@@ -255,7 +262,7 @@ fn what_the_operator_is_shown() {
     ] {
         peering.handle(Side::In, event, at);
     }
-    assert_eq!((peering.fault(), peering.hint(true)), (None, None));
+    assert_eq!((peering.fault(), peering.hint(KEY, at.now)), (None, None));
     let timers = peering.timers();
     assert_eq!(timers.hold, Some(at.now + Duration::from_secs(9)));
     assert_eq!(timers.keepalive, Some(at.now + Duration::from_secs(3)));
@@ -264,13 +271,61 @@ fn what_the_operator_is_shown() {
     let told = Notification::new(4, 0, []);
     let soon = At::new(at.now + Duration::from_secs(9), 0.0);
     peering.handle(Side::In, received(Message::Notification(told)), soon);
-    assert_eq!(peering.hint(false), Some(Hint::Gtsm));
+    assert_eq!(peering.hint(NONE, soon.now), Some(Hint::Gtsm));
     // Another fault has a hint of its own, or none.
     peering.admit(soon).unwrap();
     peering.handle(Side::In, Event::Connected, soon);
     let bad = Event::Malformed(Notification::new(1, 1, []));
     peering.handle(Side::In, bad, soon);
-    assert_eq!(peering.hint(false), None);
+    assert_eq!(peering.hint(NONE, soon.now), None);
+}
+
+/// Without a fault: the connection stands, and what we say is not answered.
+#[test]
+fn silence_is_told_within_seconds() {
+    let at = At::new(Instant::now(), 0.0);
+    let mut peering = Peering::new(ends(9, 5));
+    let after = |seconds| At::new(at.now + Duration::from_secs(seconds), 0.0);
+    let check = |peering: &Peering, seconds, hints: [Option<Hint>; 2]| {
+        let now = after(seconds).now;
+        assert_eq!([NONE, GTSM].map(|ours| peering.hint(ours, now)), hints);
+        assert_eq!(peering.check(), Ok(()));
+    };
+    peering.start(at);
+    // The peer gives up its connection for another before we give up on the first.
+    for seconds in [0, 3] {
+        peering.admit(after(seconds)).unwrap();
+        peering.handle(Side::In, Event::Connected, after(seconds));
+    }
+    check(&peering, 4, [None, None]);
+    assert_eq!(peering.next_hint(after(4).now), Some(after(5).now));
+    check(&peering, 5, [Some(Hint::NoOpen), Some(Hint::Gtsm)]);
+    assert_eq!(peering.next_hint(after(5).now), None);
+    // That we cannot connect, either, takes nothing from it.
+    peering.due(after(6));
+    check(&peering, 6, [Some(Hint::NoOpen), Some(Hint::Gtsm)]);
+
+    // It has been heard, but does not hear us.
+    peering.handle(Side::In, received(Message::Open(open(5))), after(10));
+    assert_eq!(peering.next_hint(after(10).now), Some(after(15).now));
+    check(&peering, 15, [Some(Hint::Gtsm); 2]);
+    peering.handle(Side::In, received(Message::Keepalive), after(16));
+    check(&peering, 16, [None, None]);
+    assert_eq!(peering.next_hint(after(16).now), None);
+}
+
+/// Where the connection itself is lost, that is what counts.
+#[test]
+fn silence_ends_with_its_connection() {
+    let at = At::new(Instant::now(), 0.0);
+    let late = At::new(at.now + Duration::from_secs(9), 0.0);
+    let mut peering = two_connections(9, at);
+    assert_eq!(peering.hint(NONE, late.now), Some(Hint::NoOpen));
+    peering.handle(Side::Out, Event::ConnectionFails("reset".into()), late);
+    assert_eq!(peering.hint(NONE, late.now), Some(Hint::Refused));
+    let mut peering = two_connections(9, at);
+    peering.stop(&Notification::new(6, 2, []), late);
+    assert_eq!(peering.hint(NONE, late.now), None);
 }
 
 /// The peer may see the collision first and say so.

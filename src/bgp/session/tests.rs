@@ -494,7 +494,7 @@ fn symptoms() {
     check(&story, received(Message::Open(theirs())), None);
     check(&story, told(2, 2), Some(Symptom::BadPeerAs));
     check(&story, told(4, 0), None);
-    check(&story, Event::HoldTimerExpires, None);
+    check(&story, Event::HoldTimerExpires, Some(Symptom::NoOpen));
     for state in [SessionState::OpenConfirm, SessionState::Established] {
         let mut story = Story::in_state(state);
         story.now += seconds(9.0);
