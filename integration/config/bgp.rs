@@ -904,6 +904,37 @@ fn services_of_one_address_agree() {
     );
 }
 
+/// The same router twice, by two interfaces: of one address the kernel has one key.
+#[test]
+fn one_key_an_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = |name: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, name).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        format!("password-file = \"{}\"", path.display())
+    };
+    let (one, other) = (key("one"), key("other"));
+    let twice = |listen: &str, first: &str, second: &str, address: &str| {
+        let peers = format!(
+            "address = \"fe80::1%eth1\"\nnext-hop-ipv4 = \"10.0.0.1\"\n{first}\n\
+             [[bgp.peer]]\npeer-as = 1\nnext-hop-ipv4 = \"10.0.0.1\"\naddress = \"{address}\"\n{second}"
+        );
+        let id = "router-id = \"10.0.0.1\"";
+        peer(&peers).replace(id, &format!("{id}; listen = {listen}").replace("; ", "\n"))
+    };
+    let both = "[\"0.0.0.0:179\", \"[::]:179\"]";
+    let wrong = "14: bgp.peer[1].address: peer fe80::1%eth1 (line 5) has the same address and another key, and the kernel knows keys by address, not by interface; give both the same key, or one of the routers another address";
+    check(&twice(both, &one, &other, "fe80::1%eth2"), wrong);
+    check(&twice(both, &one, "", "fe80::1%eth2"), wrong);
+    check(&twice(both, &one, &one, "fe80::1%eth2"), "");
+    check(&twice(both, &one, &other, "fe80::2%eth2"), "");
+    check(
+        &twice("[\"0.0.0.0:179\"]", &one, &other, "fe80::1%eth2"),
+        "",
+    );
+}
+
 /// The files' contents stand in no message.
 #[test]
 fn key_files() {

@@ -179,10 +179,35 @@ pub(super) fn peers<'a>(
             None => good = false,
         }
     }
+    good &= one_key_an_address(&peers, around.listen);
     if node.is_empty_list() {
         node.mistake("no peer; write [[bgp.peer]] for each router, or leave out [bgp]");
     }
     (good && !tables.is_empty()).then_some(peers)
+}
+
+/// A listening socket's keys go by the other end's address, whatever the interface: notes each peer that has the
+/// same link-local address as one before it, and another key.
+fn one_key_an_address(peers: &[Draft<'_>], listen: Option<&[SocketAddr]>) -> bool {
+    if !listen.into_iter().flatten().any(SocketAddr::is_ipv6) {
+        return true;
+    }
+    let mut good = true;
+    let mut firsts = BTreeMap::new();
+    for draft in peers {
+        let PeerId::LinkLocal(address, _) = &draft.peer.id else {
+            continue;
+        };
+        let first = *firsts.entry(address).or_insert(draft);
+        if first.peer.authentication != draft.peer.authentication {
+            good = false;
+            draft.own.place_of("address").mistake(format_args!(
+                "{} has the same address and another key, and the kernel knows keys by address, not by interface; give both the same key, or one of the routers another address",
+                first.named()
+            ));
+        }
+    }
+    good
 }
 
 /// Who is a peer already, and on which line.
