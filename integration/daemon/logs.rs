@@ -131,6 +131,7 @@ fn lines_are_as_journald_wants_them() {
     lab.add(&listed.key(&format!("servers = \"file://{}\"", list.display())));
     let mut daemon = lab.start();
     router.expect(&[route("192.0.2.1/32", 0)]);
+    daemon.until_log("<6>BGP session established peer=");
     lab.until_alert("forged");
     servers[0].die();
     lab.expect_pool("web", &[OUT, ("127.0.1.2", "enabled/up/pooled")]);
@@ -145,7 +146,17 @@ fn lines_are_as_journald_wants_them() {
     daemon.signal(Signal::SIGHUP);
     daemon.until_log("<4>reload refused");
     daemon.stop(SOON);
-    for line in daemon.log().lines() {
+    let log = daemon.log();
+    let of_session = |words: &str| log.lines().find(|line| line.contains(words)).unwrap();
+    let established = of_session("BGP session established");
+    for field in ["local=", "remote=", "hold_time=", "families=\"IPv4"] {
+        assert!(established.contains(field), "{established}");
+    }
+    let ended = of_session("BGP session ended");
+    for field in ["reason=\"we say: administrative shutdown (6/2)", "up="] {
+        assert!(ended.contains(field), "{ended}");
+    }
+    for line in log.lines() {
         let mut characters = line.chars();
         let priority: String = characters.by_ref().take(3).collect();
         assert!(["<3>", "<4>", "<6>"].contains(&&*priority), "{line:?}");

@@ -27,6 +27,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Established {
     pub(crate) side: Side,
+    pub(crate) since: Instant,
     negotiated: Negotiated,
     /// Our own end of the connection.
     local: IpAddr,
@@ -54,10 +55,12 @@ impl Established {
         local: IpAddr,
         negotiated: Negotiated,
         orders: &Orders,
+        now: Instant,
     ) -> Established {
         let peer = &orders.peer;
         let mut established = Established {
             side,
+            since: now,
             rib: RibOut::new(&orders.ends, &negotiated, peer.advertisement_interval),
             export: Export::new(peer.clone(), &negotiated, local),
             untold: OrdMap::new(),

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use humantime::format_duration;
 use imbl::OrdMap;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -27,7 +28,7 @@ use super::message::{self, Message, Sender};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
 use super::report::Board;
-use super::session::{Action, At, Ends, Event};
+use super::session::{Action, At, Ends, Event, Negotiated};
 use super::sockopt::Failed;
 use super::transport::{self, Connection, Incoming, Limits, Outgoing, Settings};
 use super::unnumbered::Neighbours;
@@ -116,6 +117,12 @@ struct Peer {
     shown: Session,
     /// The last fault in the log.
     logged: Option<String>,
+}
+
+/// How a session that was established ended.
+struct End {
+    up: Duration,
+    why: String,
 }
 
 /// A connection and its two ends.
@@ -468,6 +475,7 @@ impl Peer {
     }
 
     fn apply(&mut self, actions: Actions) {
+        let mut ended = None;
         for (side, action) in actions {
             match action {
                 Action::Connect => {
@@ -477,31 +485,46 @@ impl Peer {
                 }
                 Action::SendOpen(open) => drop(self.send(side, message::open(&open), Vec::new())),
                 Action::SendKeepalive => drop(self.send(side, message::keepalive(), Vec::new())),
-                Action::Close(notification) => self.close(side, notification.as_ref()),
-                Action::Established(negotiated) => {
-                    let Some(link) = self.link(side) else {
-                        continue;
-                    };
-                    let (local, remote) = (link.local, link.remote);
-                    let shown = established::shown(&negotiated, local, remote);
-                    self.shown.negotiated = Some(Arc::new(shown));
-                    self.established = Some(Established::new(
-                        side,
-                        local.ip(),
-                        negotiated,
-                        &self.current,
-                    ));
-                    figures::add(&self.shown.figures.times_established);
-                    self.logged = None;
+                Action::Close(notification) => {
+                    ended = self.close(side, notification.as_ref()).or(ended);
                 }
+                Action::Established(negotiated) => self.establish(side, negotiated),
                 Action::Refresh(family) => {
                     if let Some(established) = self.established_by(side) {
                         established.refresh(family);
                     }
                 }
-                Action::Fault(fault) => self.log_fault(fault),
+                // It comes behind the close that it is the reason of.
+                Action::Fault(fault) => match &mut ended {
+                    Some(ended) => ended.why = fault,
+                    None => self.log_fault(fault),
+                },
             }
         }
+        if let Some(ended) = ended {
+            self.log_end(ended);
+        }
+    }
+
+    fn establish(&mut self, side: Side, negotiated: Negotiated) {
+        let Some(link) = self.link(side) else { return };
+        let (local, remote) = (link.local, link.remote);
+        let shown = established::shown(&negotiated, local, remote);
+        let families: Vec<String> = shown.families.iter().map(Family::to_string).collect();
+        tracing::info!(
+            peer = %self.current.peer.id,
+            %local,
+            %remote,
+            hold_time = %format_duration(shown.hold_time),
+            families = families.join(" "),
+            "BGP session established"
+        );
+        self.logged = None;
+        self.shown.negotiated = Some(Arc::new(shown));
+        let now = Instant::now();
+        let orders = &self.current;
+        self.established = Some(Established::new(side, local.ip(), negotiated, orders, now));
+        figures::add(&self.shown.figures.times_established);
     }
 
     /// Only UPDATEs are read by it, and they come when it is settled.
@@ -526,11 +549,13 @@ impl Peer {
         }
     }
 
-    fn close(&mut self, side: Side, last: Option<&Notification>) {
+    /// The end that this is, if there was a session.
+    fn close(&mut self, side: Side, last: Option<&Notification>) -> Option<End> {
         if side == Side::Out {
             self.connecting = None;
         }
-        if self.established.take_if(|e| e.side == side).is_some() {
+        let established = self.established.take_if(|e| e.side == side);
+        if established.is_some() {
             figures::add(&self.shown.figures.times_lost);
             figures::FAMILIES.iter().enumerate().for_each(|(index, _)| {
                 figures::set(&self.shown.figures.prefixes[index], 0);
@@ -545,6 +570,10 @@ impl Peer {
             }
             link.connection.close(frame);
         }
+        established.map(|established| End {
+            up: Instant::now() - established.since,
+            why: last.map_or_else(String::new, |last| format!("we say: {last}")),
+        })
     }
 
     /// As many UPDATEs as the writer has room for.
@@ -577,11 +606,18 @@ impl Peer {
         }
     }
 
+    /// In place of the fault, which is its reason.
+    fn log_end(&mut self, End { up, why }: End) {
+        let up = format_duration(Duration::from_secs(up.as_secs()));
+        tracing::info!(peer = %self.current.peer.id, reason = why, %up, "BGP session ended");
+        self.logged = Some(why);
+    }
+
     fn report(&mut self) {
         figures::timers(&self.shown.figures, &self.peering.timers());
         let state = self.peering.furthest();
         if state != self.shown.state {
-            self.log_state(state);
+            tracing::debug!(peer = %self.current.peer.id, ?state, "BGP session changed");
             let was = self.shown.state == SessionState::Established;
             if was != (state == SessionState::Established) {
                 self.shown.since = Some(figures::wall_clock());
@@ -622,17 +658,6 @@ impl Peer {
                 .misses_a_family()
                 .then_some(Hint::FamilyNotActivated),
             None => self.peering.hint(ours, Instant::now()),
-        }
-    }
-
-    fn log_state(&self, state: SessionState) {
-        let peer = &self.current.peer.id;
-        if state == SessionState::Established {
-            tracing::info!(%peer, "BGP session established");
-        } else if self.shown.state == SessionState::Established {
-            tracing::info!(%peer, ?state, "BGP session ended");
-        } else {
-            tracing::debug!(%peer, ?state, "BGP session changed");
         }
     }
 
