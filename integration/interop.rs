@@ -92,6 +92,7 @@ const FEATURES: &[Feature<Kind>] = &[
     ("both connect, our id smaller", life::collision_smaller),
     ("router killed and back", life::killed),
     ("router stopped and back", life::stopped),
+    ("we are killed, cut off: all is gone", life::we_die),
     ("router reconfigured, reset", life::reconfigured),
     ("router frozen: dropped, and back", life::frozen),
     ("router frozen for less: stays", life::frozen_shortly),

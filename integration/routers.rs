@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) extended_next_hop: bool,
     /// RFC 8654, where it is not offered anyway.
     pub(crate) extended_messages: bool,
+    /// It keeps routes of who restarts, and restarts so itself (RFC 4724).
+    pub(crate) graceful_restart: bool,
     /// Its own (RFC 9234): `customer`, `provider`, `peer`.
     pub(crate) role: Option<&'static str>,
     /// The neighbor is whoever is at the other end of this interface.
@@ -89,6 +91,7 @@ impl Default for Settings {
             ttl_security: false,
             extended_next_hop: false,
             extended_messages: false,
+            graceful_restart: false,
             role: None,
             unnumbered: None,
             networks: Vec::new(),

@@ -13,8 +13,8 @@
 //! events are sent from the caller's.
 //!
 //! Each peer has a session of its own (RFC 4271), with IPv4 and IPv6 unicast over it (RFC 4760), 4-byte AS
-//! numbers (RFC 6793), route refresh (RFC 2918). No graceful restart. What peers announce is counted
-//! and forgotten.
+//! numbers (RFC 6793), route refresh (RFC 2918). Graceful restart (RFC 4724) is offered without a family: when we
+//! go, nothing is kept. What peers announce is counted and forgotten.
 //!
 #![doc = include_str!("bgp/rfc.md")]
 

@@ -46,10 +46,6 @@ fn announced_elsewhere(kind: Kind, others: u64) {
     until_prefixes(&mut speaker, [2 + others, 0]);
     assert_eq!(speaker.session(FIRST).over_maximum, [].into());
 
-    // FRR 8.4 does nothing for a refresh before its End-of-RIB, which it sends to nobody without graceful restart.
-    if kind == Kind::Frr {
-        return;
-    }
     // It was not kept when it came, so the router is asked again.
     speaker.withdraw("192.0.2.9");
     let both = ["192.0.2.1".to_owned(), "192.0.2.9".to_owned()];

@@ -7,7 +7,7 @@ use plimsoll::routing::session::SessionState;
 use crate::Outcome;
 use crate::lab::{Lab, PATIENCE, PORT};
 use crate::netns::until;
-use crate::router::Kind;
+use crate::router::{Kind, Router};
 
 /// We are passive.
 pub(crate) fn router_connects(kind: Kind) -> Outcome {
@@ -143,5 +143,35 @@ pub(crate) fn frozen_shortly(kind: Kind) -> Outcome {
     last_for(&mut lab, Duration::from_millis(5500));
     assert_eq!(lab.router.session(), session);
     lab.back();
+    Outcome::Works
+}
+
+/// Killed, and cut off: what we have announced goes with the session, though the router would keep the routes of
+/// who asks for it (RFC 4724).
+pub(crate) fn we_die(kind: Kind) -> Outcome {
+    let lab = |hold_time| {
+        Lab::up(kind, |plan| {
+            plan.settings.graceful_restart = true;
+            plan.settings.hold_time = hold_time;
+            plan.peer.hold_time = Duration::from_secs(hold_time.into());
+        })
+    };
+    let gone = |router: &Router| {
+        until(Duration::from_secs(10), "the routes are gone", || {
+            router.routes().is_empty().then_some(())
+        });
+    };
+    // Its timer is not what tells the router.
+    let Lab {
+        balancer: _balancer,
+        router,
+        speaker,
+        ..
+    } = lab(60);
+    drop(speaker);
+    gone(&router);
+    let lab = lab(3);
+    lab.balancer.ip(&format!("link set {PORT} nomaster"));
+    gone(&lab.router);
     Outcome::Works
 }

@@ -122,6 +122,9 @@ fn configuration(settings: &Settings, log: &str) -> String {
     if let Some(password) = &settings.password {
         more += &format!("password \"{password}\"; ");
     }
+    if settings.graceful_restart {
+        more += "graceful restart on; ";
+    }
     if let Some(role) = settings.role {
         more += &format!("local role {role}; ");
     }

@@ -160,6 +160,9 @@ fn configuration(settings: &Settings, process: &str) -> String {
         capabilities += "nexthop enable; ";
         more += "nexthop { ipv4 unicast ipv6; } ";
     }
+    if settings.graceful_restart {
+        capabilities += "graceful-restart 90; ";
+    }
     let routes: String = settings
         .networks
         .iter()

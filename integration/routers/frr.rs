@@ -153,6 +153,7 @@ fn configuration(settings: &Settings, log: &str) -> String {
     // The two exclude each other.
     let connected = settings.ttl_security || settings.needs_interfaces();
     say(!connected, "disable-connected-check");
+    say(settings.graceful_restart, "graceful-restart");
     say(settings.extended_next_hop, "capability extended-nexthop");
     if let Some(password) = &settings.password {
         say(true, &format!("password {password}"));

@@ -148,14 +148,22 @@ fn configuration(settings: &Settings) -> String {
   [neighbors.ttl-security.config]
     enabled = {gtsm}
     ttl-min = 255
+  [neighbors.graceful-restart.config]
+    enabled = {restarts}
+    restart-time = 90
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
       afi-safi-name = \"ipv4-unicast\"
+    [neighbors.afi-safis.mp-graceful-restart.config]
+      enabled = {restarts}
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
       afi-safi-name = \"ipv6-unicast\"
+    [neighbors.afi-safis.mp-graceful-restart.config]
+      enabled = {restarts}
 {feeder}",
         gtsm = settings.ttl_security,
+        restarts = settings.graceful_restart,
     )
 }
 

@@ -1,6 +1,6 @@
 //! All that lives as long as one established session: what the peer is told and what it tells us. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,10 @@ use crate::routing::session::{Foreign, Route, Untold};
 use crate::service::Family;
 use crate::snapshot::Vip;
 
-/// The least time between two requests for the peer's routes: it may have a million of them.
+/// The least time between two requests for the peer's routes of a family: it may have a million of them.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// A peer that has said that it will, and has not sent its End-of-RIB by then, is taken not to send one.
+const FIRST_TABLE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(crate) struct Established {
@@ -41,11 +43,13 @@ pub(crate) struct Established {
 }
 
 /// Families that the peer is to tell us of again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ask {
-    /// Not before this time.
     later: BTreeSet<Family>,
-    not_before: Option<Instant>,
+    /// Not before these times.
+    not_before: BTreeMap<Family, Instant>,
+    /// Of which the peer's first table is not over. It would send that, and nothing again.
+    first: BTreeSet<Family>,
     now: BTreeSet<Family>,
 }
 
@@ -66,7 +70,7 @@ impl Established {
             untold: OrdMap::new(),
             heard: Heard::new(&negotiated.families, peer.maximum_prefixes),
             over: BTreeSet::new(),
-            ask: Ask::default(),
+            ask: Ask::new(&negotiated, now),
             negotiated,
             local,
         };
@@ -115,6 +119,9 @@ impl Established {
             ours.then(|| told.get(&address).map(|route| route.next_hop))
         });
         self.ask.later.extend(self.heard.take_short());
+        if let Some(family) = update.end_of_rib {
+            self.ask.first_is_over(family);
+        }
     }
 
     /// Families that have gone over the maximum since this was last asked.
@@ -147,8 +154,10 @@ impl Established {
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let asking = self.ask.not_before.filter(|_| !self.ask.later.is_empty());
-        [self.rib.next_due(), asking].into_iter().flatten().min()
+        [self.rib.next_due(), self.ask.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether [`Established::next`] has something.
@@ -232,14 +241,43 @@ impl Established {
 }
 
 impl Ask {
+    fn new(negotiated: &Negotiated, now: Instant) -> Ask {
+        let families = negotiated.families.iter();
+        let first: BTreeSet<Family> = families
+            .copied()
+            .filter(|_| negotiated.end_of_rib)
+            .collect();
+        Ask {
+            later: BTreeSet::new(),
+            not_before: first.iter().map(|&f| (f, now + FIRST_TABLE)).collect(),
+            first,
+            now: BTreeSet::new(),
+        }
+    }
+
+    fn first_is_over(&mut self, family: Family) {
+        if self.first.remove(&family) {
+            self.not_before.remove(&family);
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let times = self.later.iter().filter_map(|f| self.not_before.get(f));
+        times.min().copied()
+    }
+
     fn release(&mut self, now: Instant, peer_takes_it: bool) {
         if !peer_takes_it {
             self.later.clear();
         }
-        if !self.later.is_empty() && self.not_before.is_none_or(|at| at <= now) {
-            self.now.append(&mut self.later);
-            self.not_before = Some(now + ASK_AGAIN);
+        let not_before = &self.not_before;
+        let ready = |family: &Family| not_before.get(family).is_none_or(|at| *at <= now);
+        let ready: BTreeSet<Family> = self.later.extract_if(.., ready).collect();
+        for &family in &ready {
+            self.first.remove(&family);
+            self.not_before.insert(family, now + ASK_AGAIN);
         }
+        self.now.extend(ready);
     }
 }
 
@@ -259,6 +297,8 @@ pub(crate) fn shown(
         enhanced_route_refresh,
         extended_messages,
         extended_next_hop,
+        end_of_rib: _,
+        restarts: _,
         role,
     } = negotiated.clone();
     session::Negotiated {
@@ -273,5 +313,51 @@ pub(crate) fn shown(
         extended_messages,
         extended_next_hop,
         role,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once the peer's first table is over, or it is late; then not too often.
+    #[test]
+    fn routes_are_asked_for_behind_the_first_table() {
+        let both = [Family::Ipv4, Family::Ipv6];
+        let begun = Instant::now();
+        let ask = |end_of_rib| {
+            let negotiated = Negotiated {
+                end_of_rib,
+                ..Negotiated::plain(both.into())
+            };
+            let mut ask = Ask::new(&negotiated, begun);
+            ask.later.extend(both);
+            ask
+        };
+        let mut ready = |ask: &mut Ask, after: Duration| {
+            ask.release(begun + after, true);
+            std::mem::take(&mut ask.now).into_iter().collect::<Vec<_>>()
+        };
+        let mut at_once = ask(false);
+        assert_eq!(ready(&mut at_once, Duration::ZERO), both);
+        at_once.later.extend(both);
+        assert_eq!(ready(&mut at_once, Duration::ZERO), []);
+        assert_eq!(at_once.next_due(), Some(begun + ASK_AGAIN));
+        // No End-of-RIB shortens that.
+        at_once.first_is_over(Family::Ipv4);
+        assert_eq!(ready(&mut at_once, Duration::ZERO), []);
+        assert_eq!(ready(&mut at_once, ASK_AGAIN), both);
+        assert_eq!(at_once.next_due(), None);
+
+        let mut marked = ask(true);
+        assert_eq!(ready(&mut marked, Duration::ZERO), []);
+        marked.first_is_over(Family::Ipv6);
+        assert_eq!(ready(&mut marked, Duration::ZERO), [Family::Ipv6]);
+        assert_eq!(marked.next_due(), Some(begun + FIRST_TABLE));
+        assert_eq!(ready(&mut marked, FIRST_TABLE), [Family::Ipv4]);
+
+        let mut no_refresh = ask(false);
+        no_refresh.release(begun, false);
+        assert!(no_refresh.now.is_empty() && no_refresh.later.is_empty());
     }
 }

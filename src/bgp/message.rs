@@ -82,6 +82,9 @@ pub struct Open {
     pub extended_messages: bool,
     /// IPv4 unicast with an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
+    /// The sender marks the end of its first table, and these are the families whose packets it forwards on while
+    /// it restarts (RFC 4724 section 3).
+    pub graceful_restart: Option<BTreeSet<Family>>,
     /// The sender's (RFC 9234).
     pub role: Option<Role>,
     /// It names a role that is none of those: if we have one, it does not fit (RFC 9234 section 4.2).
@@ -118,6 +121,8 @@ pub struct Update {
     pub attributes: Received,
     /// What was wrong with it, if something was.
     pub fault: Option<String>,
+    /// It is a family's End-of-RIB marker and says nothing else (RFC 4724 section 2).
+    pub end_of_rib: Option<Family>,
     /// AFI/SAFI disable (RFC 7606 section 2): forget all that was heard of these families, and hear no more
     /// of them in this session.
     pub disabled: BTreeSet<Family>,

@@ -104,11 +104,17 @@ impl Peering {
         if !self.started {
             return Err(Notification::new(6, 5, []));
         }
+        let mut actions = Actions::new();
+        if let Some(side) = self.established_by_who_restarts() {
+            // RFC 4724 section 5: it has lost its end of that connection.
+            let lost = "the peer has restarted and connects again";
+            actions = self.run(side, Event::ConnectionFails(lost.into()), at);
+        }
         if self.state(Side::In) == SessionState::Established {
             return Err(Notification::new(6, 7, []));
         }
         // Who opens another has given up the first, or never will answer on it.
-        let actions = self.run(Side::In, Event::Collision, at);
+        actions.extend(self.run(Side::In, Event::Collision, at));
         let mut session = Session::new(self.ends.clone());
         session.handle(Event::StartPassive, at);
         self.incoming = Some(session);
@@ -272,6 +278,11 @@ impl Peering {
         if self.started && parked {
             actions.extend(self.run(Side::Out, Event::StartLater, at));
         }
+    }
+
+    fn established_by_who_restarts(&self) -> Option<Side> {
+        let restarts = |side: &Side| self.look(*side).is_some_and(Session::peer_restarts);
+        Side::BOTH.into_iter().find(restarts)
     }
 
     fn is_mute(&self, side: Side, at: At) -> bool {

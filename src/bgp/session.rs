@@ -158,6 +158,13 @@ impl Session {
         self.connect_retry_counter = steps::FAILURES_MAX;
     }
 
+    /// Whether the session is established, with a peer that may come back before we know that it has gone.
+    pub fn peer_restarts(&self) -> bool {
+        let established = self.state == SessionState::Established;
+        let agreed = self.negotiated.as_ref().filter(|_| established);
+        agreed.is_some_and(|(agreed, _)| agreed.restarts)
+    }
+
     /// When to ask [`Session::due`] again.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.next()

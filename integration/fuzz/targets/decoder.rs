@@ -100,8 +100,10 @@ fn update_again(update: Update, dialect: Dialect) {
         announced,
         attributes,
         fault,
+        end_of_rib,
         disabled,
     } = update;
+    assert!(end_of_rib.is_none() || announced.is_empty() && withdrawn.is_empty());
     assert!(disabled.is_empty() || fault.is_some());
     for prefix in announced.iter().chain(&withdrawn) {
         assert_eq!(*prefix, prefix.trunc());

@@ -59,6 +59,7 @@ pub(super) struct Found {
     pub(super) announced_by: Option<IpAddr>,
     /// Of MP_UNREACH_NLRI.
     pub(super) withdrawn: Vec<IpNet>,
+    pub(super) withdraws: Option<Family>,
     /// Families whose MP_REACH_NLRI or MP_UNREACH_NLRI cannot be read.
     pub(super) disabled: BTreeSet<Family>,
     /// MP_REACH_NLRI has prefixes, even if not for us to read.
@@ -268,7 +269,7 @@ impl Found {
         let good = check_flags(attribute).and_then(|()| match reaches {
             true => self.reach(family, rest),
             false => prefixes(rest, family)
-                .map(|all| self.withdrawn = all)
+                .map(|all| (self.withdrawn, self.withdraws) = (all, Some(family)))
                 .ok_or(BAD_PREFIX),
         });
         if let Err((_, why)) = good {

@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 use netgauze_bgp_pkt::BgpMessage;
 use netgauze_bgp_pkt::capabilities::{
     BgpCapability, ExtendedNextHopEncoding, ExtendedNextHopEncodingCapability,
-    FourOctetAsCapability, MultiProtocolExtensionsCapability, UnrecognizedCapability,
+    FourOctetAsCapability, GracefulRestartAddressFamily, GracefulRestartCapability,
+    MultiProtocolExtensionsCapability, UnrecognizedCapability,
 };
 use netgauze_bgp_pkt::open::{BgpOpenMessage, BgpOpenMessageParameter};
 use netgauze_iana::address_family::{AddressFamily, AddressType};
@@ -64,6 +65,13 @@ fn capabilities(open: &Open) -> Vec<BgpCapability> {
         let capability = UnrecognizedCapability::new(ROLE, [value]);
         all.push(BgpCapability::Unrecognized(capability));
     }
+    if let Some(families) = &open.graceful_restart {
+        // No time in which routes would be kept for us.
+        let family = |&f| GracefulRestartAddressFamily::new(false, address_type(f));
+        let families: Vec<_> = families.iter().map(family).collect();
+        let capability = GracefulRestartCapability::new(false, false, 0, families);
+        all.push(BgpCapability::GracefulRestartCapability(capability));
+    }
     if open.four_octet_as {
         let capability = FourOctetAsCapability::new(open.asn);
         all.push(BgpCapability::FourOctetAs(capability));
@@ -99,6 +107,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Open, Notification> {
         enhanced_route_refresh: false,
         extended_messages: false,
         extended_next_hop: false,
+        graceful_restart: None,
         role: None,
         unknown_role: false,
     };
@@ -167,6 +176,15 @@ fn capability(open: &mut Open, heard: &mut Heard, code: u8, value: &[u8]) {
         (ROLE, &[role]) => {
             heard.roles.insert(role);
         }
+        // RFC 4724 section 3: flags and a time, then address family, subsequent address family and flags of each.
+        // Of several the last one counts.
+        (64, [_, _, families @ ..]) if families.len() % 4 == 0 => {
+            let (families, _) = families.as_chunks();
+            let families = families
+                .iter()
+                .filter_map(|&[high, low, safi, _]| unicast([high, low], safi));
+            open.graceful_restart = Some(families.collect());
+        }
         // RFC 6793 section 4.1.
         (65, &[a, b, c, d]) => {
             open.asn = u32::from_be_bytes([a, b, c, d]);
@@ -222,8 +240,8 @@ mod tests {
     #[test]
     fn what_we_do_not_know_is_ignored() {
         // Capability 200, AFI 16388, a graceful restart of half a family.
-        let odd = accepted(&[2, 13, 200, 1, 9, 1, 4, 0x40, 4, 0, 71, 64, 2, 0, 1]);
-        assert_eq!(odd.families, BTreeSet::new());
+        let odd = accepted(&[2, 15, 200, 1, 9, 1, 4, 0x40, 4, 0, 71, 64, 4, 0, 1, 0, 1]);
+        assert_eq!((odd.families, odd.graceful_restart), ([].into(), None));
         // Route refresh, role, extended message with values that they cannot have.
         let odd = accepted(&[2, 10, 2, 1, 0, 9, 2, 0, 0, 6, 1, 1]);
         assert!(!odd.route_refresh && !odd.extended_messages && odd.role.is_none());
@@ -304,6 +322,22 @@ mod tests {
             (2, 11),
             "apart"
         );
+    }
+
+    #[test]
+    fn families_of_a_graceful_restart() {
+        let restart = |capabilities: &[u8]| {
+            let length = capabilities.len() as u8;
+            accepted(&[&[2, length], capabilities].concat()).graceful_restart
+        };
+        assert_eq!(restart(&[]), None);
+        assert_eq!(restart(&[64, 0]), None, "it breaks off");
+        assert_eq!(restart(&[64, 2, 0xc0, 120]), Some([].into()));
+        let labelled_and_both = [64, 14, 0x80, 90, 0, 1, 4, 0x80, 0, 2, 1, 0, 0, 1, 1, 0x80];
+        let both = [Family::Ipv4, Family::Ipv6].into();
+        assert_eq!(restart(&labelled_and_both), Some(both));
+        let twice = [&labelled_and_both[..], &[64, 2, 0, 0]].concat();
+        assert_eq!(restart(&twice), Some([].into()), "the last one counts");
     }
 
     #[test]

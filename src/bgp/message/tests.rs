@@ -110,18 +110,20 @@ mod golden {
             enhanced_route_refresh: true,
             extended_messages: true,
             extended_next_hop: true,
+            graceful_restart: Some([].into()),
             role: Some(Role::Customer),
             unknown_role: false,
         };
         #[rustfmt::skip]
         let bytes = [
-            0, 66, 1, // length, type
-            4, 0x5b, 0xa0, 0, 30, 10, 64, 0, 11, 37, // AS_TRANS
-            2, 35, 1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, // RFC 4760
+            0, 70, 1, // length, type
+            4, 0x5b, 0xa0, 0, 30, 10, 64, 0, 11, 41, // AS_TRANS
+            2, 39, 1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, // RFC 4760
             2, 0, // RFC 2918
             5, 6, 0, 1, 0, 1, 0, 2, // RFC 8950
             6, 0, // RFC 8654
             9, 1, 3, // RFC 9234
+            64, 2, 0, 0, // RFC 4724
             65, 4, 0xfa, 0x56, 0xea, 0x01, // RFC 6793
             70, 0, // RFC 7313
         ];
@@ -141,6 +143,7 @@ mod golden {
             enhanced_route_refresh: false,
             extended_messages: false,
             extended_next_hop: false,
+            graceful_restart: None,
             role: None,
             unknown_role: false,
         };
@@ -293,10 +296,19 @@ mod golden {
         let v6 = end_of_rib(Family::Ipv6);
         check(&v6, &[0, 30, 2, 0, 0, 0, 7, 0x90, 15, 0, 3, 0, 2, 1]);
         for family in [Family::Ipv4, Family::Ipv6] {
-            assert_eq!(
-                read_update(&end_of_rib(family), EXTERNAL),
-                Update::default()
-            );
+            let marked = Update {
+                end_of_rib: Some(family),
+                ..Update::default()
+            };
+            assert_eq!(read_update(&end_of_rib(family), EXTERNAL), marked);
+        }
+        // A withdrawal is none, nor is one of which a part cannot be read.
+        for frame in [
+            v4,
+            withdraw(Family::Ipv6, &["2001:db8::1".parse().unwrap()]),
+            update_frame(&[], &[0x80, 15, 4, 0, 2, 1, 200], &[]),
+        ] {
+            assert_eq!(read_update(&frame, EXTERNAL).end_of_rib, None);
         }
     }
 }
@@ -813,6 +825,7 @@ proptest! {
         hold_time: u16,
         identifier: u32,
         flags: [bool; 6],
+        restarts: bool,
         role in proptest::option::of(0..5usize),
     ) {
         let [v6, route_refresh, enhanced_route_refresh, extended_messages, extended_next_hop, four] = flags;
@@ -827,6 +840,7 @@ proptest! {
             enhanced_route_refresh,
             extended_messages,
             extended_next_hop,
+            graceful_restart: restarts.then(|| [Family::Ipv6].into()),
             role: role.map(|at| roles[at]),
             unknown_role: false,
         };

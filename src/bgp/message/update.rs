@@ -37,7 +37,15 @@ pub(super) fn decode(mut body: &[u8], sender: Sender) -> Result<Update, Notifica
             return Err(fault.told.clone());
         }
     }
-    Ok(together(withdrawn, announced, found))
+    let mark = match list {
+        [] => Some(Family::Ipv4),
+        _ => found.withdraws.filter(|_| !found.others),
+    };
+    let mut update = together(withdrawn, announced, found);
+    update.end_of_rib = mark.filter(|_| {
+        update.withdrawn.is_empty() && update.announced.is_empty() && update.fault.is_none()
+    });
+    Ok(update)
 }
 
 /// What came inside of attributes with what came outside.
@@ -54,6 +62,7 @@ fn together(withdrawn: Vec<IpNet>, announced: Vec<IpNet>, mut found: Found) -> U
         announced: joined(announced, found.announced),
         attributes: found.received,
         fault: None,
+        end_of_rib: None,
         disabled: found.disabled,
     };
     if !update.disabled.is_empty() {

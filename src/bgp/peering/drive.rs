@@ -41,7 +41,10 @@ pub(crate) fn drive(script: &[u8]) -> Result<(), String> {
     };
     let mut world = World {
         peering: Peering::new(ends(1, *mine, *my_delay)),
-        theirs: ends(2, *theirs, *their_delay).open(),
+        theirs: Open {
+            graceful_restart: (their_delay & 2 != 0).then(|| [Family::Ipv4].into()),
+            ..ends(2, *theirs, *their_delay).open()
+        },
         now: Instant::now(),
         connecting: false,
         links: [None; 2],

@@ -42,6 +42,7 @@ fn open(from: u8) -> Open {
         enhanced_route_refresh: false,
         extended_messages: false,
         extended_next_hop: false,
+        graceful_restart: None,
         role: None,
         unknown_role: false,
     }
@@ -159,6 +160,41 @@ fn an_established_session_outlives_a_new_connection() {
     let actions = peering.handle(Side::In, Event::Connected, at);
     assert!(actions.contains(&collision(Side::In)));
     assert_eq!(peering.state(Side::Out), SessionState::Established);
+}
+
+/// RFC 4724 section 5: a new connection of a peer that can restart says that it has, whoever opened the first.
+#[test]
+fn a_peer_that_restarts_is_let_in_again() {
+    let at = At::new(Instant::now(), 0.0);
+    for side in Side::BOTH {
+        let mut peering = Peering::new(ends(1, 5));
+        peering.start(at);
+        if side == Side::In {
+            peering.admit(at).unwrap();
+        }
+        let theirs = Open {
+            graceful_restart: Some([Family::Ipv4].into()),
+            ..open(5)
+        };
+        let way = [
+            Event::Connected,
+            received(Message::Open(theirs)),
+            received(Message::Keepalive),
+        ];
+        for event in way.clone() {
+            peering.handle(side, event, at);
+        }
+        assert_eq!(peering.state(side), SessionState::Established);
+        let actions = peering.admit(at).unwrap();
+        let fault = "the peer has restarted and connects again".to_owned();
+        let lost = [(side, Action::Close(None)), (side, Action::Fault(fault))];
+        assert_eq!(actions[..2], lost, "it is not told");
+        for event in way {
+            peering.handle(Side::In, event, at);
+            assert_eq!(peering.check(), Ok(()));
+        }
+        assert_eq!(peering.state(Side::In), SessionState::Established);
+    }
 }
 
 #[test]

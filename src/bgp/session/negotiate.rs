@@ -50,6 +50,10 @@ pub struct Negotiated {
     pub extended_messages: bool,
     /// IPv4 prefixes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
+    /// The peer marks the end of its first table (RFC 4724 section 3).
+    pub end_of_rib: bool,
+    /// It keeps forwarding while it restarts, and may come back before its connection is known to be lost.
+    pub restarts: bool,
     /// The peer's (RFC 9234).
     pub role: Option<Role>,
 }
@@ -93,6 +97,9 @@ impl Ends {
             extended_messages: self.extended_messages,
             // RFC 8950 section 4: it is about IPv4 prefixes.
             extended_next_hop: self.extended_next_hop && self.families.contains(&Family::Ipv4),
+            // RFC 4724 section 3: without a family it keeps nothing of ours when we go; but who is not offered it
+            // may send no End-of-RIB, and take no request for its routes before.
+            graceful_restart: Some(BTreeSet::new()),
             role: self.role(),
             unknown_role: false,
         }
@@ -117,6 +124,8 @@ impl Ends {
                 && theirs.extended_next_hop
                 && families.contains(&Family::Ipv4),
             families,
+            end_of_rib: theirs.graceful_restart.is_some(),
+            restarts: theirs.graceful_restart.iter().flatten().next().is_some(),
             role: theirs.role,
         })
     }
@@ -279,6 +288,8 @@ impl Negotiated {
             enhanced_route_refresh: false,
             extended_messages: false,
             extended_next_hop: false,
+            end_of_rib: false,
+            restarts: false,
             role: None,
         }
     }

@@ -34,6 +34,7 @@ fn theirs() -> Open {
         enhanced_route_refresh: false,
         extended_messages: false,
         extended_next_hop: false,
+        graceful_restart: None,
         role: None,
         unknown_role: false,
     }
