@@ -126,7 +126,7 @@ pub struct Peer {
     pub maximum_prefixes_action: MaximumAction,
     /// The groups that `announce-to` may name.
     pub groups: BTreeSet<Group>,
-    /// Announced addresses must be among these; `None`: any. Held when the file is read.
+    /// What is announced must lie within one of these; `None`: anything may be. Held when the file is read.
     pub allow: Option<Vec<IpNet>>,
     /// No more addresses than this may be announced to the peer. Held when the file is read.
     pub maximum_announced: Option<u32>,
@@ -295,6 +295,9 @@ pub enum Servers {
 pub struct Announce {
     /// Whether the service's address is announced.
     pub announce: bool,
+    /// The wider prefix that it is announced as; `None`: its own /32 or /128. Held when the file is read: the
+    /// address is in it, it has no host bits, and no other address has the same.
+    pub prefix: Option<IpNet>,
     /// The groups of peers that are told; `None`: all peers.
     pub to: Option<Arc<BTreeSet<Group>>>,
     /// Over the peers' and `[bgp]`'s.
@@ -315,6 +318,7 @@ impl Default for Announce {
     fn default() -> Announce {
         Announce {
             announce: true,
+            prefix: None,
             to: None,
             policy: Arc::default(),
             degraded: Arc::default(),
@@ -327,6 +331,13 @@ impl Default for Announce {
             services: Needs::All,
             up_delay: Duration::ZERO,
         }
+    }
+}
+
+impl Announce {
+    /// What peers are told of for this address.
+    pub fn prefix_of(&self, address: IpAddr) -> IpNet {
+        self.prefix.unwrap_or_else(|| address.into())
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::{self, Config};
@@ -307,7 +308,16 @@ pub struct Vip {
     pub fault: Option<Arc<str>>,
     /// As it is now. With `up-delay` peers may still be told of a worse one.
     pub condition: Condition,
+    /// The wider prefix that it is announced as, no other address's; `None`: its own /32 or /128.
+    pub prefix: Option<IpNet>,
     pub announce: Result<Announcement, Refusal>,
+}
+
+impl Vip {
+    /// What peers are told of, if they are, for this address, which is the vip's.
+    pub fn prefix_of(&self, address: IpAddr) -> IpNet {
+        self.prefix.unwrap_or_else(|| address.into())
+    }
 }
 
 /// An address that peers are told of, and the layers of policy that its attributes come of.

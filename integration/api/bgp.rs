@@ -41,7 +41,10 @@ async fn each_page_is_there_in_both_forms() {
             "/bgp/peers/eth2/routes",
             "eth2: Idle, told 0 of 4 addresses\n",
         ),
-        ("/bgp/addresses", "ADDRESS      CONDITION  TOLD TO\n"),
+        (
+            "/bgp/addresses",
+            "ADDRESS      PREFIX           CONDITION  TOLD TO\n",
+        ),
     ] {
         let (status, text) = api.text(path).await;
         assert_eq!(status, 200, "{path}");

@@ -261,6 +261,7 @@ fn healthy() -> Vip {
         present: true,
         fault: None,
         condition: Condition::Healthy,
+        prefix: None,
         announce: Ok(Policy::of_med(10).into()),
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use plimsoll::routing::session::{SessionState, Untold};
 use plimsoll::routing::{Med, Policy};
+use plimsoll::snapshot::Refusal;
 
 use crate::fake::{Fake, UPDATE, hello};
-use crate::router::Kind;
+use crate::router::{Kind, Route};
 use crate::speaker::{Speaker, peer};
-use crate::{FIRST, Lab, ROUTER_AS, SECOND, bgp, entry, route, v4, v6};
+use crate::{FIRST, Lab, ROUTER_AS, SECOND, US, US_V6, bgp, entry, route, v4, v6};
 
 fn med(med: Med) -> Arc<Policy> {
     Arc::new(Policy {
@@ -84,7 +85,7 @@ fn our_own_address_is_the_next_hop() {
     let v6_address = "2001:db8::1".parse().unwrap();
     assert_eq!(untold(&speaker), [(v6_address, Untold::NextHop)]);
 
-    speaker.configure_peer(FIRST, |peer| peer.next_hop_ipv6 = crate::US_V6.parse().ok());
+    speaker.configure_peer(FIRST, |peer| peer.next_hop_ipv6 = US_V6.parse().ok());
     lab.routers[0].expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
     speaker.until(Duration::from_secs(5), "nothing is untold", |speaker| {
         untold(speaker).is_empty()
@@ -149,4 +150,98 @@ fn changes_keep_their_distance_and_withdrawals_do_not() {
         "at once: {:?}",
         third - second
     );
+}
+
+fn announce_as(speaker: &Speaker, prefix: &str, address: &str, med: u32) {
+    speaker.vip_as(Some(prefix), address, Ok(Policy::of_med(med).into()));
+}
+
+/// Addresses that are announced as wider prefixes, then as themselves, and as wider ones again: nothing is left
+/// behind, and an address counts as announced all the time.
+fn wider_prefixes(kind: Kind) {
+    let lab = Lab::new(&[kind], |_| {});
+    let router = &lab.routers[0];
+    let mut speaker = Speaker::start(&lab.balancer, bgp(&[FIRST]));
+    let both = |med| {
+        announce_as(&speaker, "192.0.2.0/24", "192.0.2.53", med);
+        announce_as(&speaker, "2001:db8:1::/48", "2001:db8:1::53", med);
+    };
+    let wide = |med| -> [(String, Route); 2] {
+        [
+            ("192.0.2.0/24".into(), route(US, med)),
+            ("2001:db8:1::/48".into(), route(US_V6, med)),
+        ]
+    };
+    both(10);
+    // Another address in it is a route of its own.
+    speaker.announce("192.0.2.1", 30);
+    let with_other = |some: [(String, Route); 2]| [&some[..], &[v4("192.0.2.1", 30)]].concat();
+    router.expect(&with_other(wide(10)));
+    let session = router.session();
+    both(11);
+    router.expect(&with_other(wide(11)));
+
+    speaker.announce("192.0.2.53", 12);
+    speaker.announce("2001:db8:1::53", 12);
+    let narrow = [v4("192.0.2.53", 12), v6("2001:db8:1::53", 12)];
+    router.expect(&with_other(narrow));
+    both(13);
+    router.expect(&with_other(wide(13)));
+    // One takes over the prefix of another, which goes back to its own.
+    speaker.publish(|snapshot| {
+        let [one, other] = [[192, 0, 2, 53], [192, 0, 2, 1]].map(IpAddr::from);
+        let (wide, narrow) = (snapshot.vips[&one].clone(), snapshot.vips[&other].clone());
+        snapshot.vips.insert(one, narrow);
+        snapshot.vips.insert(other, wide);
+    });
+    let [v4_wide, v6_wide] = wide(13);
+    router.expect(&[v4_wide, v6_wide.clone(), v4("192.0.2.53", 30)]);
+    let all = ["192.0.2.1", "192.0.2.53", "2001:db8:1::53"];
+    let addresses = all.map(|address| address.parse::<IpAddr>().unwrap());
+    speaker.until_announced(&all);
+
+    speaker.vip_as(Some("192.0.2.0/24"), "192.0.2.1", Err(Refusal::Failed));
+    router.expect(&[v6_wide, v4("192.0.2.53", 30)]);
+    speaker.until_announced(&all[1..]);
+    speaker.publish(|snapshot| drop(snapshot.vips.remove(&addresses[2])));
+    router.expect(&[v4("192.0.2.53", 30)]);
+    speaker.until_announced(&all[1..2]);
+    speaker.withdraw("192.0.2.53");
+    router.expect(&[]);
+    speaker.until_announced(&[]);
+    assert_eq!(router.session(), session, "no reset");
+}
+
+#[test]
+fn wider_prefixes_bird() {
+    wider_prefixes(Kind::Bird);
+}
+
+#[test]
+fn wider_prefixes_frr() {
+    wider_prefixes(Kind::Frr);
+}
+
+/// The router always has a route to the address.
+#[test]
+fn another_prefix_is_announced_before_the_old_one_is_withdrawn() {
+    let mut lab = Lab::new(&[Kind::Bird], |_| {});
+    lab.routers[0].kill();
+    let speaker = Speaker::start(&lab.balancer, bgp(&[FIRST]));
+    speaker.configure_peer(FIRST, |peer| peer.hold_time = Duration::from_secs(60));
+    speaker.announce("192.0.2.1", 10);
+    let mut fake = Fake::established(lab.routers[0].namespace(), &hello().message());
+    let first = [0; 3].map(|_| next_update(&mut fake).0);
+    assert_eq!(med_of(&first[0]), Some(10), "then End-of-RIB, twice");
+    announce_as(&speaker, "192.0.2.0/24", "192.0.2.1", 11);
+    let (body, _) = next_update(&mut fake);
+    assert_eq!(med_of(&body), Some(11));
+    assert!(body.ends_with(&[24, 192, 0, 2]), "{body:?}");
+    let (body, _) = next_update(&mut fake);
+    assert_eq!(body, [0, 5, 32, 192, 0, 2, 1, 0, 0]);
+    speaker.announce("192.0.2.1", 12);
+    let (body, _) = next_update(&mut fake);
+    assert!(body.ends_with(&[32, 192, 0, 2, 1]), "{body:?}");
+    let (body, _) = next_update(&mut fake);
+    assert_eq!(body, [0, 4, 24, 192, 0, 2, 0, 0]);
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use plimsoll::config::MaximumAction;
 use plimsoll::routing::session::SessionState;
 use plimsoll::service::Family;
+use plimsoll::snapshot::Refusal;
 
 use crate::router::Kind;
 use crate::speaker::Speaker;
@@ -30,7 +32,7 @@ fn until_prefixes(speaker: &mut Speaker, wanted: [u64; 2]) {
 
 fn foreign(speaker: &Speaker) -> Vec<String> {
     let foreign = &speaker.session(FIRST).foreign;
-    foreign.keys().map(IpAddr::to_string).collect()
+    foreign.keys().map(IpNet::to_string).collect()
 }
 
 /// Addresses of ours that the router has from elsewhere are known, those that become ours later, too.
@@ -41,14 +43,14 @@ fn announced_elsewhere(kind: Kind, others: u64) {
     let mut speaker = Speaker::start(&lab.balancer, bgp(&[FIRST]));
     speaker.withdraw("192.0.2.1");
     speaker.until_state(FIRST, SessionState::Established);
-    let wanted = ["192.0.2.1".to_owned()];
+    let wanted = ["192.0.2.1/32".to_owned()];
     speaker.until(LIMIT, "one of ours", |speaker| foreign(speaker) == wanted);
     until_prefixes(&mut speaker, [2 + others, 0]);
     assert_eq!(speaker.session(FIRST).over_maximum, [].into());
 
     // It was not kept when it came, so the router is asked again.
     speaker.withdraw("192.0.2.9");
-    let both = ["192.0.2.1".to_owned(), "192.0.2.9".to_owned()];
+    let both = ["192.0.2.1/32".to_owned(), "192.0.2.9/32".to_owned()];
     speaker.until(LIMIT, "both of ours", |speaker| foreign(speaker) == both);
     until_prefixes(&mut speaker, [2 + others, 0]);
     speaker.publish(|snapshot| drop(snapshot.vips.remove(&IpAddr::from([192, 0, 2, 1]))));
@@ -66,6 +68,26 @@ fn announced_elsewhere_bird() {
 #[test]
 fn announced_elsewhere_frr() {
     announced_elsewhere(Kind::Frr, 1);
+}
+
+/// An address that is announced as a wider prefix is looked for by that, from when it is.
+#[test]
+fn a_wider_prefix_announced_elsewhere() {
+    let lab = Lab::new(&[Kind::Bird], |settings| {
+        settings.networks = vec!["192.0.2.0/24".into(), "192.0.2.1/32".into()];
+    });
+    let mut speaker = Speaker::start(&lab.balancer, bgp(&[FIRST]));
+    speaker.withdraw("192.0.2.1");
+    speaker.until_state(FIRST, SessionState::Established);
+    speaker.until(LIMIT, "the address", |speaker| {
+        foreign(speaker) == ["192.0.2.1/32"]
+    });
+    speaker.vip_as(Some("192.0.2.0/24"), "192.0.2.1", Err(Refusal::Failed));
+    speaker.until(LIMIT, "the prefix", |speaker| {
+        foreign(speaker) == ["192.0.2.0/24"]
+    });
+    speaker.publish(|snapshot| drop(snapshot.vips.remove(&IpAddr::from([192, 0, 2, 1]))));
+    speaker.until(LIMIT, "none of ours", |speaker| foreign(speaker).is_empty());
 }
 
 /// BIRD announces two prefixes: over a maximum of one there is a warning, and the routes stay.

@@ -127,11 +127,22 @@ impl Speaker {
     }
 
     pub(crate) fn vip(&self, address: &str, announce: Result<Announcement, Refusal>) {
+        self.vip_as(None, address, announce);
+    }
+
+    /// One that is announced as this prefix.
+    pub(crate) fn vip_as(
+        &self,
+        prefix: Option<&str>,
+        address: &str,
+        announce: Result<Announcement, Refusal>,
+    ) {
         let vip = Vip {
             services: BTreeSet::new(),
             present: true,
             fault: None,
             condition: Condition::Healthy,
+            prefix: prefix.map(|prefix| prefix.parse().unwrap()),
             announce,
         };
         self.publish(|snapshot| {

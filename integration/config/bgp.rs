@@ -723,6 +723,110 @@ fn nothing_is_told_beyond_what_is_allowed() {
     check(&to_core, "");
 }
 
+/// Lines from 7 on of a service of 192.0.2.1, and from 14 on if a second service, of 192.0.2.2, is behind it.
+#[test]
+fn wider_prefixes() {
+    let around = r#"write "192.0.2.0/24", say"#;
+    for (prefix, expected) in [
+        (r#""192.0.2.0/24""#, String::new()),
+        (r#""192.0.2.1/32""#, String::new()),
+        (r#""192.0.0.0/8""#, String::new()),
+        (
+            r#""192.0.2.1/24""#,
+            r#""192.0.2.1/24" is not a prefix; write "192.0.2.0/24""#.to_owned(),
+        ),
+        (
+            r#""192.0.2.1""#,
+            r#""192.0.2.1" is not a prefix; write "192.0.2.1/32""#.to_owned(),
+        ),
+        (
+            "24",
+            r#"expected a prefix, found the integer 24; write it in quotes, like "192.0.2.0/24""#
+                .to_owned(),
+        ),
+        (
+            r#""198.51.100.0/24""#,
+            format!("198.51.100.0/24 does not contain the address, 192.0.2.1; {around}"),
+        ),
+        (
+            r#""2001:db8::/48""#,
+            format!("2001:db8::/48 does not contain the address, 192.0.2.1; {around}"),
+        ),
+        (
+            r#""192.0.0.0/7""#,
+            format!(
+                "192.0.0.0/7 is wider than any that one network holds, an IPv4 /8 at most; {around}"
+            ),
+        ),
+        (
+            r#""0.0.0.0/0""#,
+            format!(
+                "0.0.0.0/0 is wider than any that one network holds, an IPv4 /8 at most; {around}"
+            ),
+        ),
+        (
+            r#""::/0""#,
+            format!("::/0 is wider than any that one network holds, an IPv6 /16 at most; {around}"),
+        ),
+    ] {
+        let expected = match expected.as_str() {
+            "" => String::new(),
+            text => format!("7: service.web.bgp.prefix: {text}"),
+        };
+        check(&web(&format!("bgp.prefix = {prefix}")), &expected);
+    }
+    let six = |prefix: &str| format!("{SIX}bgp.prefix = {prefix:?}\n");
+    check(&six("2001::/16"), "");
+    check(
+        &six("2000::/15"),
+        r#"7: service.six.bgp.prefix: 2000::/15 is wider than any that one network holds, an IPv6 /16 at most; write "2001:db8::/48", say"#,
+    );
+    // Without the address there is nothing that it must contain.
+    check(
+        &six("2000::/15").replace("2001:db8::1", "x"),
+        r#"2: service.six.address: "x" is not an IP address; write one like "192.0.2.11" or "2001:db8::11"
+7: service.six.bgp.prefix: 2000::/15 is wider than any that one network holds, an IPv6 /16 at most; write a longer one"#,
+    );
+    let prefix_of = |lines: &str| parsed(&web(lines)).services["web"].announce.prefix;
+    let prefix = "bgp.prefix = \"192.0.2.0/24\"";
+    assert_eq!(prefix_of(prefix), Some("192.0.2.0/24".parse().unwrap()));
+    assert_eq!(prefix_of("bgp.prefix = \"192.0.2.1/32\""), None);
+    let quiet = format!("{prefix}\nbgp.announce = false");
+    assert_eq!(prefix_of(&quiet), None, "there is no announcement");
+
+    let second = WEB.replace(".web", ".b").replace("192.0.2.1", "192.0.2.2");
+    let both = |one: &str, other: &str| format!("{WEB}{one}\n{second}{other}\n");
+    check(
+        &both(prefix, prefix),
+        "14: service.b.bgp.prefix: 192.0.2.0/24 is announced for service.web (line 1), of another address, already, and would be gone for both if it were withdrawn for one; write another prefix, or announce = false for one of the addresses",
+    );
+    check(&both(prefix, "bgp.prefix = \"192.0.2.0/25\""), "");
+    check(&both(prefix, ""), "");
+    check(&both(&quiet, prefix), "");
+}
+
+/// The prefix is held against the lists, not the address in it.
+#[test]
+fn wider_prefixes_that_are_allowed() {
+    let told = |allow: &str, prefix: &str| {
+        format!(
+            "{}bgp.prefix = \"{prefix}\"\n",
+            peer(&format!("allow = [\"{allow}\"]"))
+        )
+    };
+    check(&told("192.0.2.0/24", "192.0.2.0/24"), "");
+    check(&told("192.0.0.0/16", "192.0.2.0/24"), "");
+    check(
+        &told("192.0.2.0/25", "192.0.2.0/24"),
+        "14: service.web.bgp.prefix: 192.0.2.0/24 is announced to peer 10.0.0.2 (line 4), but is not in its allow (line 7); add it there, or name other peers in announce-to",
+    );
+    let one = format!(
+        "{}bgp.prefix = \"192.0.2.0/24\"\n",
+        peer("maximum-announced = 1")
+    );
+    check(&one, "");
+}
+
 #[test]
 fn groups() {
     let grouped = |to: &str| {
@@ -855,6 +959,11 @@ fn services_of_one_address_agree() {
             "bgp.withdraw-when = \"never\"",
             "",
             "withdraw-when: not-pooled here, but never",
+        ),
+        (
+            "",
+            "bgp.prefix = \"192.0.2.0/24\"",
+            "prefix: 192.0.2.0/24 here, but 192.0.2.1/32",
         ),
         ("", "bgp.services = \"any\"", "services: any here, but all"),
         (

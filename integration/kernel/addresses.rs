@@ -19,6 +19,7 @@ fn vips(lab: &mut Lab, addresses: &[&str]) {
         present: false,
         fault: None,
         condition: Condition::Healthy,
+        prefix: None,
         announce: Err(Refusal::NoBgp),
     });
     lab.snapshot.vips = addresses

@@ -32,23 +32,26 @@ impl Balancer {
         let bearings = services.iter().filter_map(|name| self.bearings.get(name));
         let fitness = Fitness::of(bearings);
         let condition = fitness.as_ref().map(|fitness| fitness.condition);
+        let prefix = fitness.as_ref().and_then(|fitness| fitness.announce.prefix);
         let vip = Vip {
             services,
             present: self.present.contains(&address),
             fault: self.faults.get(&address).map(|fault| fault.as_str().into()),
             condition: condition.unwrap_or(Condition::Failed),
+            prefix,
             announce: self.may_announce(address, fitness, now),
         };
         let old = self.snapshot.vips.get(&address);
         if old.is_some_and(|old| **old == vip) {
             return;
         }
-        if old.map(|old| &old.announce) != Some(&vip.announce) {
+        if old.map(|old| (old.prefix, &old.announce)) != Some((vip.prefix, &vip.announce)) {
             match &vip.announce {
                 Ok(announcement) => {
+                    let prefix = vip.prefix_of(address);
                     let med = announcement.attributes(None).med;
                     let demoted = *announcement.condition != Policy::default();
-                    info!(vip = %address, med, demoted, "announce");
+                    info!(vip = %address, %prefix, med, demoted, "announce");
                 }
                 Err(why) => info!(vip = %address, %why, "do not announce"),
             }

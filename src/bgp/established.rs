@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::export::Export;
@@ -35,6 +36,8 @@ pub(crate) struct Established {
     local: IpAddr,
     rib: RibOut,
     export: Export,
+    /// Whose the prefixes are that are wider than their address.
+    wider: BTreeMap<IpNet, IpAddr>,
     untold: OrdMap<IpAddr, Untold>,
     heard: Heard,
     /// What was over the maximum when somebody last asked.
@@ -67,6 +70,7 @@ impl Established {
             since: now,
             rib: RibOut::new(&orders.ends, &negotiated, peer.advertisement_interval),
             export: Export::new(peer.clone(), &negotiated, local),
+            wider: BTreeMap::new(),
             untold: OrdMap::new(),
             heard: Heard::new(&negotiated.families, peer.maximum_prefixes),
             over: BTreeSet::new(),
@@ -95,13 +99,18 @@ impl Established {
                     self.ask.later.insert(Family::of(*address));
                 }
                 DiffItem::Update {
+                    old: (_, old),
                     new: (address, vip),
-                    ..
-                } => self.want(*address, vip),
-                DiffItem::Remove(address, _) => {
-                    self.rib.want(*address, None);
+                } => {
+                    self.want(*address, vip);
+                    if old.prefix != vip.prefix {
+                        self.leave(*address, old, Some(vip));
+                        self.ask.later.insert(Family::of(*address));
+                    }
+                }
+                DiffItem::Remove(address, vip) => {
+                    self.leave(*address, vip, None);
                     self.note_untold(*address, None);
-                    self.heard.forget(*address);
                 }
             }
         }
@@ -113,10 +122,15 @@ impl Established {
     }
 
     pub(crate) fn hear(&mut self, update: &message::Update, vips: &OrdMap<IpAddr, Arc<Vip>>) {
-        let told = self.rib.told();
-        self.heard.hear(update, |address| {
-            let ours = vips.contains_key(&address);
-            ours.then(|| told.get(&address).map(|route| route.next_hop))
+        let (told, wider) = (self.rib.told(), &self.wider);
+        self.heard.hear(update, |prefix| {
+            let ours = if prefix.prefix_len() < prefix.max_prefix_len() {
+                wider.contains_key(prefix)
+            } else {
+                let vip = vips.get(&prefix.addr());
+                vip.is_some_and(|vip| vip.prefix.is_none())
+            };
+            ours.then(|| told.get(prefix).map(|route| route.next_hop))
         });
         self.ask.later.extend(self.heard.take_short());
         if let Some(family) = update.end_of_rib {
@@ -173,7 +187,7 @@ impl Established {
         })
     }
 
-    pub(crate) fn written(&mut self, withdrawn: &[IpAddr]) {
+    pub(crate) fn written(&mut self, withdrawn: &[IpNet]) {
         self.rib.written(withdrawn);
     }
 
@@ -182,7 +196,7 @@ impl Established {
         self.rib.told().is_empty() && !self.rib.is_pending()
     }
 
-    pub(crate) fn routes(&self) -> &OrdMap<IpAddr, Arc<Route>> {
+    pub(crate) fn routes(&self) -> &OrdMap<IpNet, Arc<Route>> {
         self.rib.told()
     }
 
@@ -195,7 +209,7 @@ impl Established {
         &self.untold
     }
 
-    pub(crate) fn foreign(&self) -> &OrdMap<IpAddr, Arc<Foreign>> {
+    pub(crate) fn foreign(&self) -> &OrdMap<IpNet, Arc<Foreign>> {
         self.heard.foreign()
     }
 
@@ -224,8 +238,29 @@ impl Established {
             Some(Err(why)) => (None, Some(why)),
             None => (None, None),
         };
-        self.rib.want(address, route);
+        let prefix = vip.prefix_of(address);
+        if vip.prefix.is_some() {
+            self.wider.insert(prefix, address);
+        }
+        self.rib.want(prefix, route);
         self.note_untold(address, why);
+    }
+
+    /// The address is not to be announced as it was; `now`: what it is by now. Its prefix may be another
+    /// address's already: then nothing happens to it.
+    fn leave(&mut self, address: IpAddr, was: &Vip, now: Option<&Vip>) {
+        let prefix = was.prefix_of(address);
+        if was.prefix.is_some() {
+            if self.wider.get(&prefix) != Some(&address) {
+                return;
+            }
+            self.wider.remove(&prefix);
+        }
+        match now {
+            Some(now) => self.rib.replace(prefix, now.prefix_of(address)),
+            None => self.rib.want(prefix, None),
+        }
+        self.heard.forget(&prefix);
     }
 
     /// What does not change is left as it is in memory, too: so nobody has to look.
@@ -319,6 +354,11 @@ pub(crate) fn shown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bgp::message::{Message, Sender};
+    use crate::bgp::session::Ends;
+    use crate::config::Peer;
+    use crate::routing::Policy;
+    use crate::snapshot::Condition;
 
     /// Once the peer's first table is over, or it is late; then not too often.
     #[test]
@@ -334,7 +374,7 @@ mod tests {
             ask.later.extend(both);
             ask
         };
-        let mut ready = |ask: &mut Ask, after: Duration| {
+        let ready = |ask: &mut Ask, after: Duration| {
             ask.release(begun + after, true);
             std::mem::take(&mut ask.now).into_iter().collect::<Vec<_>>()
         };
@@ -359,5 +399,134 @@ mod tests {
         let mut no_refresh = ask(false);
         no_refresh.release(begun, false);
         assert!(no_refresh.now.is_empty() && no_refresh.later.is_empty());
+    }
+
+    /// `ADDRESS`, `ADDRESS as PREFIX`; with `down` behind it, one that is not announced.
+    fn orders(vips: &[&str]) -> Orders {
+        let vip = |text: &&str| {
+            let (text, down) = match text.strip_suffix(" down") {
+                Some(text) => (text, true),
+                None => (*text, false),
+            };
+            let (address, prefix) = match text.split_once(" as ") {
+                Some((address, prefix)) => (address, prefix.parse().ok()),
+                None => (text, None),
+            };
+            let vip = Vip {
+                services: BTreeSet::new(),
+                present: true,
+                fault: None,
+                condition: Condition::Healthy,
+                prefix,
+                announce: match down {
+                    true => Err(crate::snapshot::Refusal::Failed),
+                    false => Ok(Policy::of_med(1).into()),
+                },
+            };
+            (address.parse::<IpAddr>().unwrap(), Arc::new(vip))
+        };
+        let peer = Peer::new(IpAddr::from([10, 0, 0, 2]).into(), 64601);
+        Orders {
+            ends: Ends::plain(),
+            peer: Arc::new(peer),
+            vips: vips.iter().map(vip).collect(),
+            said: Default::default(),
+            end: None,
+        }
+    }
+
+    struct Story {
+        established: Established,
+        before: Orders,
+        now: Instant,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            let before = orders(&[]);
+            let negotiated = Negotiated::plain([Family::Ipv4].into());
+            let (local, now) = ([10, 0, 0, 1].into(), Instant::now());
+            let mut story = Story {
+                established: Established::new(Side::Out, local, negotiated, &before, now),
+                before,
+                now,
+            };
+            story.messages();
+            story
+        }
+
+        fn messages(&mut self) -> String {
+            self.established.release(self.now);
+            let mut changes = Vec::new();
+            let sender = Sender {
+                internal: false,
+                four_octet_as: true,
+            };
+            while let Some(update) = self.established.next(self.now) {
+                self.established.written(&update.withdrawn);
+                let Ok(Message::Update(update)) = message::decode(&update.frame, sender) else {
+                    panic!("{update:?}");
+                };
+                changes.extend(update.announced.iter().map(|prefix| format!("+{prefix}")));
+                changes.extend(update.withdrawn.iter().map(|prefix| format!("-{prefix}")));
+            }
+            changes.join(" ")
+        }
+
+        /// Long after the last change: whose prefixes the peer is told.
+        fn check(&mut self, vips: &[&str], changes: &str, told: &str) {
+            let orders = orders(vips);
+            self.now += Duration::from_secs(60);
+            self.established.release(self.now);
+            self.established.obey(&self.before, &orders);
+            self.before = orders;
+            assert_eq!(self.messages(), changes);
+            let routes = self.established.routes().iter();
+            let routes =
+                routes.map(|(prefix, route)| format!("{prefix} {}", route.address(prefix)));
+            assert_eq!(routes.collect::<Vec<_>>().join(", "), told);
+        }
+    }
+
+    const WIDE: &str = "192.0.2.0/24";
+
+    #[test]
+    fn a_prefix_comes_in_the_place_of_the_address_and_goes() {
+        let mut story = Story::new();
+        story.check(&["192.0.2.1"], "+192.0.2.1/32", "192.0.2.1/32 192.0.2.1");
+        let wide = ["192.0.2.1 as 192.0.2.0/24"];
+        let told = "192.0.2.0/24 192.0.2.1";
+        story.check(&wide, "+192.0.2.0/24 -192.0.2.1/32", told);
+        let down = ["192.0.2.1 as 192.0.2.0/24 down"];
+        story.check(&down, "-192.0.2.0/24", "");
+        story.check(&wide, "+192.0.2.0/24", told);
+        let wider = ["192.0.2.1 as 192.0.0.0/16 down"];
+        story.check(&wider, "-192.0.2.0/24", "");
+        story.check(&wide, "+192.0.2.0/24", told);
+        story.check(&[], "-192.0.2.0/24", "");
+        assert!(story.established.wider.is_empty());
+    }
+
+    /// Whichever of the two addresses is looked at first.
+    #[test]
+    fn a_prefix_changes_hands_without_a_withdrawal() {
+        for [one, other] in [["192.0.2.1", "192.0.2.2"], ["192.0.2.2", "192.0.2.1"]] {
+            let mut story = Story::new();
+            let wide = |address| format!("{address} as {WIDE}");
+            let (first, second) = (wide(one), wide(other));
+            let told = |of| format!("{WIDE} {of}");
+            story.check(&[&first], "+192.0.2.0/24", &told(one));
+            story.check(&[&second], "+192.0.2.0/24", &told(other));
+            assert_eq!(story.established.wider.len(), 1);
+            let down = format!("{second} down");
+            story.check(&[&down], "-192.0.2.0/24", "");
+            story.check(&[&first], "+192.0.2.0/24", &told(one));
+
+            let both = format!("{}, {other}/32 {other}", told(one));
+            story.check(&[&first, other], &format!("+{other}/32"), &both);
+            let both = format!("{}, {one}/32 {one}", told(other));
+            let changes = format!("-{other}/32 +{one}/32 +{WIDE}");
+            story.check(&[one, &second], &changes, &both);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What one peer is to be told of an address, or why it is not told. Pure.
+//! What one peer is to be told of the prefix of an address, or why it is not told. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,6 +29,7 @@ pub(crate) struct Export {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Origins {
     next_hop: IpAddr,
+    inside: Option<IpAddr>,
     base: Arc<Policy>,
     own: Arc<Policy>,
     condition: Arc<Policy>,
@@ -57,16 +58,23 @@ impl Export {
         let announcement = vip.announce.as_ref().ok()?;
         let is_meant =
             self.peer.has_family_of(address) && self.peer.is_of_groups(announcement.to.as_deref());
-        if !message::is_unicast(address) || !is_meant {
+        if !message::is_unicast(vip.prefix_of(address)) || !is_meant {
             return None;
         }
         let next_hop = self.next_hops.get(&Family::of(address))?;
-        Some(next_hop.map(|next_hop| self.shared(announcement, next_hop)))
+        let inside = vip.prefix.map(|_| address);
+        Some(next_hop.map(|next_hop| self.shared(announcement, next_hop, inside)))
     }
 
-    fn shared(&mut self, announcement: &Announcement, next_hop: IpAddr) -> Arc<Route> {
+    fn shared(
+        &mut self,
+        announcement: &Announcement,
+        next_hop: IpAddr,
+        inside: Option<IpAddr>,
+    ) -> Arc<Route> {
         let origins = Origins {
             next_hop,
+            inside,
             base: announcement.base.clone(),
             own: announcement.own.clone(),
             condition: announcement.condition.clone(),
@@ -82,6 +90,7 @@ impl Export {
         let route = Arc::new(Route {
             next_hop,
             attributes: Arc::new(attributes),
+            inside,
         });
         self.routes.insert(origins, route.clone());
         route
@@ -162,6 +171,7 @@ mod tests {
             present: true,
             fault: None,
             condition: Condition::Healthy,
+            prefix: None,
             announce,
         }
     }
@@ -266,6 +276,26 @@ mod tests {
         );
         assert!(half.route(ip(V6), &to(None)).is_none(), "not configured");
         assert!(half.route(ip(V4), &to(None)).is_some());
+    }
+
+    /// So that whoever reads what a peer has been told finds the address again.
+    #[test]
+    fn a_wider_prefix_has_a_route_of_its_own() {
+        let mut export = Export::new(peer(|_| {}), &agreed(|_| {}), ip("10.0.0.1"));
+        let mut route = |address, prefix: Option<&str>| {
+            let prefix = prefix.map(|prefix| prefix.parse().unwrap());
+            let vip = Vip {
+                prefix,
+                ..vip(Ok(Announcement::default()))
+            };
+            export.route(ip(address), &vip).unwrap().unwrap()
+        };
+        let itself = route(V4, None);
+        assert!(Arc::ptr_eq(&itself, &route("192.0.2.2", None)));
+        let wider = route(V4, Some("192.0.2.0/24"));
+        assert_eq!(wider.address(&"192.0.2.0/24".parse().unwrap()), ip(V4));
+        assert_eq!(itself.address(&ip("192.0.2.2").into()), ip("192.0.2.2"));
+        assert_eq!(wider.attributes, itself.attributes);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What one peer announces to us: counted, not kept. Kept is only what is said of our own addresses: who else
+//! What one peer announces to us: counted, not kept. Kept is only what is said of our own prefixes: who else
 //! announces them, as the peer sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ pub(crate) struct Heard {
     /// So many prefixes of a family may be announced.
     maximum: usize,
     families: BTreeMap<Family, Count>,
-    foreign: OrdMap<IpAddr, Arc<Foreign>>,
+    foreign: OrdMap<IpNet, Arc<Foreign>>,
     /// Nobody outside knows it, so nobody can make prefixes that look like one.
     hasher: RandomState,
 }
@@ -49,7 +49,7 @@ struct Count {
 struct Again {
     prefixes: Prefixes,
     missed: bool,
-    ours: BTreeSet<IpAddr>,
+    ours: BTreeSet<IpNet>,
 }
 
 impl Heard {
@@ -67,16 +67,16 @@ impl Heard {
         self.maximum = as_usize(maximum);
     }
 
-    /// `told`: whether the address is one of ours, and with which next hop we announce it to this peer.
-    /// Families that were not agreed on are left out.
+    /// `told`: whether the prefix is what one of our addresses is announced as, and with which next hop we
+    /// announce it to this peer. Families that were not agreed on are left out.
     pub(crate) fn hear(
         &mut self,
         update: &Update,
-        told: impl Fn(IpAddr) -> Option<Option<IpAddr>>,
+        told: impl Fn(&IpNet) -> Option<Option<IpAddr>>,
     ) {
         for family in &update.disabled {
             self.families.remove(family);
-            self.keep(|address| Family::of(address) != *family);
+            self.keep(|prefix| family_of(prefix) != *family);
         }
         // A prefix in both lists is announced (RFC 4271 section 4.3).
         for prefix in &update.withdrawn {
@@ -89,19 +89,17 @@ impl Heard {
                 continue;
             };
             count.announced(fingerprint, self.maximum);
-            if let Some(address) = host(prefix)
-                && let Some(next_hop) = told(address)
-            {
+            if let Some(next_hop) = told(prefix) {
                 let attributes = &update.attributes;
                 let ours = attributes.next_hop.is_some() && attributes.next_hop == next_hop;
                 // One for all prefixes: a message has room for thousands, and for as many communities.
                 let foreign = made[usize::from(ours)]
                     .get_or_insert_with(|| Arc::new(foreign(attributes, ours)));
-                if self.foreign.get(&address) != Some(foreign) {
-                    self.foreign.insert(address, foreign.clone());
+                if self.foreign.get(prefix) != Some(foreign) {
+                    self.foreign.insert(*prefix, foreign.clone());
                 }
                 if let Some(again) = &mut count.again {
-                    again.ours.insert(address);
+                    again.ours.insert(*prefix);
                 }
             }
         }
@@ -122,13 +120,13 @@ impl Heard {
         // An end without a begin is ignored.
         if let Some(again) = count.again.take() {
             (count.prefixes, count.missed) = (again.prefixes, again.missed);
-            self.keep(|address| Family::of(address) != family || again.ours.contains(&address));
+            self.keep(|prefix| family_of(prefix) != family || again.ours.contains(prefix));
         }
     }
 
-    /// An address is none of ours any more.
-    pub(crate) fn forget(&mut self, address: IpAddr) {
-        self.foreign.remove(&address);
+    /// A prefix is none of ours any more.
+    pub(crate) fn forget(&mut self, prefix: &IpNet) {
+        self.foreign.remove(prefix);
     }
 
     /// Families whose number may be too small, now that there is room for more: each once, until more is missed.
@@ -156,16 +154,16 @@ impl Heard {
         self.families.iter().filter_map(over).collect()
     }
 
-    /// Our own addresses, as the peer announces them.
-    pub(crate) fn foreign(&self) -> &OrdMap<IpAddr, Arc<Foreign>> {
+    /// Our own prefixes, as the peer announces them.
+    pub(crate) fn foreign(&self) -> &OrdMap<IpNet, Arc<Foreign>> {
         &self.foreign
     }
 
-    fn keep(&mut self, keep: impl Fn(IpAddr) -> bool) {
+    fn keep(&mut self, keep: impl Fn(&IpNet) -> bool) {
         let all = self.foreign.keys().copied();
-        let gone: Vec<IpAddr> = all.filter(|address| !keep(*address)).collect();
-        for address in gone {
-            self.foreign.remove(&address);
+        let gone: Vec<IpNet> = all.filter(|prefix| !keep(prefix)).collect();
+        for prefix in gone {
+            self.foreign.remove(&prefix);
         }
     }
 
@@ -178,10 +176,8 @@ impl Heard {
         if let Some(again) = &mut count.again {
             again.prefixes.remove(&fingerprint);
         }
-        if let Some(address) = host(prefix)
-            && self.foreign.contains_key(&address)
-        {
-            self.foreign.remove(&address);
+        if self.foreign.contains_key(prefix) {
+            self.foreign.remove(prefix);
         }
     }
 }
@@ -231,11 +227,6 @@ fn shortened(as_path: &str) -> String {
     format!("{whole} …")
 }
 
-/// If the prefix is one address.
-fn host(prefix: &IpNet) -> Option<IpAddr> {
-    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| prefix.addr())
-}
-
 fn family_of(prefix: &IpNet) -> Family {
     Family::of(prefix.addr())
 }
@@ -273,11 +264,12 @@ mod tests {
         }
     }
 
-    /// Ours are 192.0.2.1, announced with 10.0.0.7, and 2001:db8::1, announced with nothing.
-    fn told(address: IpAddr) -> Option<Option<IpAddr>> {
-        match address.to_string().as_str() {
-            "192.0.2.1" => Some(Some(ip("10.0.0.7"))),
-            "2001:db8::1" => Some(None),
+    /// Ours are 192.0.2.1 and, for another address, 198.51.100.0/24, announced with 10.0.0.7, and 2001:db8::1,
+    /// announced with nothing.
+    fn told(prefix: &IpNet) -> Option<Option<IpAddr>> {
+        match prefix.to_string().as_str() {
+            "192.0.2.1/32" | "198.51.100.0/24" => Some(Some(ip("10.0.0.7"))),
+            "2001:db8::1/128" => Some(None),
             _ => None,
         }
     }
@@ -298,7 +290,7 @@ mod tests {
         fn foreign(&self) -> Vec<(String, bool)> {
             let foreign = self.0.foreign.iter();
             foreign
-                .map(|(address, foreign)| (address.to_string(), foreign.ours))
+                .map(|(prefix, foreign)| (prefix.to_string(), foreign.ours))
                 .collect()
         }
     }
@@ -352,7 +344,7 @@ mod tests {
         };
         story.0.hear(&disabled, told);
         story.check(&["2001:db8::1/128"], &[], [1, 0]);
-        assert_eq!(story.foreign(), [("192.0.2.1".to_owned(), true)]);
+        assert_eq!(story.foreign(), [("192.0.2.1/32".to_owned(), true)]);
     }
 
     /// Whatever a message has room for, what is kept of it is little, and one for all of its prefixes.
@@ -387,8 +379,8 @@ mod tests {
         ];
         story.check(&all, &[], [1, 1]);
         let both = [
-            ("192.0.2.1".to_owned(), true),
-            ("2001:db8::1".to_owned(), false),
+            ("192.0.2.1/32".to_owned(), true),
+            ("2001:db8::1/128".to_owned(), false),
         ];
         assert_eq!(story.foreign(), both, "even beyond the maximum");
         let before = story.0.foreign().clone();
@@ -398,7 +390,7 @@ mod tests {
         let mut elsewhere = update(&["192.0.2.1/32"], &[]);
         elsewhere.attributes.next_hop = Some(ip("10.0.0.8"));
         story.0.hear(&elsewhere, told);
-        assert_eq!(story.foreign()[0], ("192.0.2.1".into(), false));
+        assert_eq!(story.foreign()[0], ("192.0.2.1/32".into(), false));
         story.check(&[], &["2001:db8::1/128", "192.0.2.0/24"], [1, 0]);
         assert_eq!(story.foreign().len(), 1);
 
@@ -408,7 +400,19 @@ mod tests {
         story.0.end_again(Family::Ipv4);
         assert_eq!(story.foreign(), []);
         story.check(&["192.0.2.1/32"], &[], [1, 0]);
-        story.0.forget(ip("192.0.2.1"));
+        story.0.forget(&"192.0.2.1/32".parse().unwrap());
+        assert_eq!(story.foreign(), []);
+
+        story.check(
+            &["198.51.100.0/24", "198.51.100.1/32", "198.51.100.0/25"],
+            &[],
+            [1, 0],
+        );
+        let wider = [("198.51.100.0/24".to_owned(), true)];
+        assert_eq!(story.foreign(), wider, "that very prefix alone");
+        story.check(&[], &["198.51.100.0/25", "198.51.100.1/32"], [1, 0]);
+        assert_eq!(story.foreign(), wider);
+        story.check(&[], &["198.51.100.0/24"], [1, 0]);
         assert_eq!(story.foreign(), []);
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 use imbl::OrdMap;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -538,7 +539,7 @@ impl Peer {
     }
 
     /// Where there is no room the peer has more than a keepalive before it already.
-    fn send(&mut self, side: Side, frame: Vec<u8>, withdrawn: Vec<IpAddr>) -> bool {
+    fn send(&mut self, side: Side, frame: Vec<u8>, withdrawn: Vec<IpNet>) -> bool {
         let figures = self.shown.figures.clone();
         match self.link(side) {
             Some(link) if link.connection.has_room() => {

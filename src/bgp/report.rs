@@ -130,7 +130,7 @@ impl Sent {
         events
     }
 
-    /// The union over all peers; `None` if nobody's set has changed.
+    /// The addresses that any peer has been told a prefix for; `None` if nobody's set has changed.
     fn announced_now(&self, before: &Report) -> Option<BTreeSet<IpAddr>> {
         let routes = |report: &Report| -> Vec<_> {
             report
@@ -150,8 +150,8 @@ impl Sent {
         }
         Some(
             now.iter()
-                .flat_map(|routes| routes.keys())
-                .copied()
+                .flat_map(|routes| routes.iter())
+                .map(|(prefix, route)| route.address(prefix))
                 .collect(),
         )
     }
@@ -159,6 +159,8 @@ impl Sent {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
+
     use super::*;
     use crate::routing::session::Route;
 
@@ -166,10 +168,11 @@ mod tests {
         let route = Arc::new(Route {
             next_hop: [10, 0, 0, 9].into(),
             attributes: Arc::default(),
+            inside: None,
         });
         let routes = told
             .iter()
-            .map(|&n| (IpAddr::from([192, 0, 2, n]), route.clone()));
+            .map(|&n| (IpNet::from(IpAddr::from([192, 0, 2, n])), route.clone()));
         Session {
             state,
             routes: routes.collect(),
@@ -211,6 +214,36 @@ mod tests {
         let events = update(&mut sent, &reports);
         assert!(events[0].starts_with(r#"{"Peer":{"peer":"10.0.0.1","session":{"state":"Idle","#));
         assert_eq!(events[1..], [r#"{"Announced":["192.0.2.2"]}"#]);
+    }
+
+    /// Each prefix stands for its address, and an address that is announced as another one for one address.
+    #[test]
+    fn announced_are_addresses() {
+        let (board, reports) = Board::new();
+        let mut sent = Sent::default();
+        let peer = PeerId::from(IpAddr::from([10, 0, 0, 1]));
+        let mut wide = session(SessionState::Established, &[1, 2]);
+        let mut announced = |session: &Session| {
+            board.peer(&peer, session);
+            let events = update(&mut sent, &reports);
+            // Behind the session's own.
+            events.get(1).cloned()
+        };
+        let one = r#"{"Announced":["192.0.2.1"]}"#.to_owned();
+        let both = r#"{"Announced":["192.0.2.1","192.0.2.2"]}"#.to_owned();
+        assert_eq!(announced(&wide), Some(both));
+        let second = IpAddr::from([192, 0, 2, 2]);
+        let prefix: IpNet = "192.0.2.0/24".parse().unwrap();
+        let route = Route {
+            inside: Some(second),
+            ..Route::clone(&wide.routes[&IpNet::from(second)])
+        };
+        wide.routes.insert(prefix, Arc::new(route));
+        assert_eq!(announced(&wide), None, "no other address");
+        wide.routes.remove(&IpNet::from(second));
+        assert_eq!(announced(&wide), None, "its prefix stays");
+        wide.routes.remove(&prefix);
+        assert_eq!(announced(&wide), Some(one));
     }
 
     #[test]

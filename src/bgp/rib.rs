@@ -4,11 +4,11 @@
 //! larger than the table, and only what is wanted at last is sent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::message::{self, Dialect};
@@ -27,17 +27,20 @@ pub(crate) struct RibOut {
     families: BTreeSet<Family>,
     /// Whether a refresh is marked by its begin and end (RFC 7313).
     marks_refreshes: bool,
-    wanted: BTreeMap<IpAddr, Arc<Route>>,
+    wanted: BTreeMap<IpNet, Arc<Route>>,
     /// What the peer has, as soon as all that [`RibOut::next`] gave has reached it.
-    sent: BTreeMap<IpAddr, Arc<Route>>,
+    sent: BTreeMap<IpNet, Arc<Route>>,
     /// What the peer may have now: withdrawn only when [`RibOut::written`] says so.
-    told: OrdMap<IpAddr, Arc<Route>>,
+    told: OrdMap<IpNet, Arc<Route>>,
     /// In `sent`, not in `wanted`.
-    withdrawals: BTreeSet<IpAddr>,
+    withdrawals: BTreeSet<IpNet>,
+    /// By what takes their place, which is in `wanted` and not in `sent`: to be withdrawn behind the announcement
+    /// of that, unless they are in `wanted` again by then.
+    replaced: BTreeMap<IpNet, BTreeSet<IpNet>>,
     /// In `wanted`, and to be sent now; by attributes, since an UPDATE has one set of them.
-    announcements: BTreeMap<(Family, Arc<Route>), BTreeSet<IpAddr>>,
+    announcements: BTreeMap<(Family, Arc<Route>), BTreeSet<IpNet>>,
     /// In `wanted`, and to be sent when their time in `recent` is over.
-    held: BTreeSet<IpAddr>,
+    held: BTreeSet<IpNet>,
     recent: Recent,
     /// End-of-RIB markers (RFC 4724 section 2) that follow the first whole table.
     marks: BTreeSet<Family>,
@@ -51,7 +54,7 @@ pub(crate) struct RibOut {
 pub(crate) struct Update {
     pub(crate) frame: Vec<u8>,
     /// To hand to [`RibOut::written`] once the frame has been written.
-    pub(crate) withdrawn: Vec<IpAddr>,
+    pub(crate) withdrawn: Vec<IpNet>,
 }
 
 /// When prefixes were last announced, for as long as that keeps them from being announced again
@@ -60,9 +63,9 @@ pub(crate) struct Update {
 struct Recent {
     /// MinRouteAdvertisementIntervalTimer.
     interval: Duration,
-    at: BTreeMap<IpAddr, Instant>,
+    at: BTreeMap<IpNet, Instant>,
     /// The same in order of time, with entries that a later one has made void.
-    order: VecDeque<(Instant, IpAddr)>,
+    order: VecDeque<(Instant, IpNet)>,
 }
 
 impl RibOut {
@@ -75,6 +78,7 @@ impl RibOut {
             sent: BTreeMap::new(),
             told: OrdMap::new(),
             withdrawals: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             announcements: BTreeMap::new(),
             held: BTreeSet::new(),
             recent: Recent {
@@ -95,8 +99,8 @@ impl RibOut {
 
     /// From now on the peer is to have this of the prefix; `None`: nothing.
     /// Prefixes of a family that was not agreed on are left out.
-    pub(crate) fn want(&mut self, prefix: IpAddr, route: Option<Arc<Route>>) {
-        let route = route.filter(|_| self.families.contains(&Family::of(prefix)));
+    pub(crate) fn want(&mut self, prefix: IpNet, route: Option<Arc<Route>>) {
+        let route = route.filter(|_| self.families.contains(&family_of(&prefix)));
         if self.wanted.get(&prefix) == route.as_ref() {
             return;
         }
@@ -117,7 +121,24 @@ impl RibOut {
                 if self.sent.contains_key(&prefix) {
                     self.withdrawals.insert(prefix);
                 }
+                self.withdraw_replaced_by(prefix);
             }
+        }
+    }
+
+    /// The prefix is to go, and traffic is never to be without a route: if the other one takes its place, then
+    /// behind the announcement of that, even if that has to wait for its time.
+    pub(crate) fn replace(&mut self, prefix: IpNet, by: IpNet) {
+        let mut waiting = self.replaced.remove(&prefix).unwrap_or_default();
+        self.want(prefix, None);
+        if self.withdrawals.remove(&prefix) {
+            waiting.insert(prefix);
+        }
+        if !waiting.is_empty() {
+            self.replaced.entry(by).or_default().append(&mut waiting);
+        }
+        if self.sent.contains_key(&by) || !self.wanted.contains_key(&by) {
+            self.withdraw_replaced_by(by);
         }
     }
 
@@ -126,6 +147,7 @@ impl RibOut {
         self.wanted.clear();
         self.announcements.clear();
         self.held.clear();
+        self.replaced.clear();
         self.withdrawals = self.sent.keys().copied().collect();
     }
 
@@ -174,7 +196,7 @@ impl RibOut {
     /// The next message, to be written for sure: withdrawals first, then announcements, then the markers.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Update> {
         if let Some(first) = self.withdrawals.first() {
-            return Some(self.withdraw(Family::of(*first)));
+            return Some(self.withdraw(family_of(first)));
         }
         // A refresh begins when the first table is through, so that its end and the refresh's are told apart.
         while let Some(family) = self.asked.difference(&self.marks).next().copied() {
@@ -196,7 +218,7 @@ impl RibOut {
     }
 
     /// The socket has taken the UPDATE that withdrew these.
-    pub(crate) fn written(&mut self, withdrawn: &[IpAddr]) {
+    pub(crate) fn written(&mut self, withdrawn: &[IpNet]) {
         for prefix in withdrawn {
             // It may have been announced again behind that.
             if !self.sent.contains_key(prefix) {
@@ -206,7 +228,7 @@ impl RibOut {
     }
 
     /// What the peer has been told of and not been told otherwise.
-    pub(crate) fn told(&self) -> &OrdMap<IpAddr, Arc<Route>> {
+    pub(crate) fn told(&self) -> &OrdMap<IpNet, Arc<Route>> {
         &self.told
     }
 
@@ -234,6 +256,7 @@ impl RibOut {
             self.sent.insert(*prefix, route.clone());
             self.told.insert(*prefix, route.clone());
             self.recent.announced(*prefix, now);
+            self.withdraw_replaced_by(*prefix);
         }
         Some(Update::of(message::announce(
             self.dialect,
@@ -245,28 +268,37 @@ impl RibOut {
     /// All of the family is to be sent, and what is held goes with it.
     fn begin_refresh(&mut self, family: Family) {
         self.asked.remove(&family);
-        self.held.retain(|prefix| Family::of(*prefix) != family);
+        self.held.retain(|prefix| family_of(prefix) != family);
         for (prefix, route) in &self.wanted {
-            if Family::of(*prefix) == family {
+            if family_of(prefix) == family {
                 let group = (family, route.clone());
                 self.announcements.entry(group).or_default().insert(*prefix);
             }
         }
     }
 
-    fn send(&mut self, prefix: IpAddr) {
+    /// Those that have waited for it are withdrawn now.
+    fn withdraw_replaced_by(&mut self, prefix: IpNet) {
+        for replaced in self.replaced.remove(&prefix).into_iter().flatten() {
+            if self.sent.contains_key(&replaced) && !self.wanted.contains_key(&replaced) {
+                self.withdrawals.insert(replaced);
+            }
+        }
+    }
+
+    fn send(&mut self, prefix: IpNet) {
         if let Some(route) = self.wanted.get(&prefix) {
-            let group = (Family::of(prefix), route.clone());
+            let group = (family_of(&prefix), route.clone());
             self.announcements.entry(group).or_default().insert(prefix);
         }
     }
 
-    fn forget_announcement(&mut self, prefix: IpAddr) {
+    fn forget_announcement(&mut self, prefix: IpNet) {
         self.held.remove(&prefix);
         let Some(route) = self.wanted.get(&prefix) else {
             return;
         };
-        let group = (Family::of(prefix), route.clone());
+        let group = (family_of(&prefix), route.clone());
         if let Some(prefixes) = self.announcements.get_mut(&group) {
             prefixes.remove(&prefix);
             if prefixes.is_empty() {
@@ -286,7 +318,7 @@ impl Update {
 }
 
 impl Recent {
-    fn announced(&mut self, prefix: IpAddr, now: Instant) {
+    fn announced(&mut self, prefix: IpNet, now: Instant) {
         if !self.interval.is_zero() {
             self.at.insert(prefix, now);
             self.order.push_back((now, prefix));
@@ -300,7 +332,7 @@ impl Recent {
     }
 
     /// Forgets the first whose time is over.
-    fn expired(&mut self, now: Instant) -> Option<IpAddr> {
+    fn expired(&mut self, now: Instant) -> Option<IpNet> {
         loop {
             let (at, prefix) = *self.order.front()?;
             if at + self.interval > now {
@@ -337,10 +369,10 @@ fn dialect(ends: &Ends, negotiated: &Negotiated) -> Dialect {
 }
 
 /// The first prefixes, so many as one UPDATE takes; all of them of this family, which come together.
-fn take(from: &mut BTreeSet<IpAddr>, family: Family, room: usize) -> Vec<IpAddr> {
-    let taken: Vec<IpAddr> = from
+fn take(from: &mut BTreeSet<IpNet>, family: Family, room: usize) -> Vec<IpNet> {
+    let taken: Vec<IpNet> = from
         .iter()
-        .take_while(|prefix| Family::of(**prefix) == family)
+        .take_while(|prefix| family_of(prefix) == family)
         // Whatever the attributes, one goes: else nothing ever would.
         .take(room.max(1))
         .copied()
@@ -351,9 +383,13 @@ fn take(from: &mut BTreeSet<IpAddr>, family: Family, room: usize) -> Vec<IpAddr>
     taken
 }
 
+fn family_of(prefix: &IpNet) -> Family {
+    Family::of(prefix.addr())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
@@ -379,22 +415,23 @@ mod tests {
         RibOut::new(&Ends::plain(), &negotiated, interval)
     }
 
-    fn v4(n: u32) -> IpAddr {
-        Ipv4Addr::from_bits(0x0a00_0000 + n).into()
+    fn v4(n: u32) -> IpNet {
+        IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + n)).into()
     }
 
-    fn v6(n: u32) -> IpAddr {
-        Ipv6Addr::from_bits((0x2001_0db8 << 96) + u128::from(n)).into()
+    fn v6(n: u32) -> IpNet {
+        IpAddr::from(Ipv6Addr::from_bits((0x2001_0db8 << 96) + u128::from(n))).into()
     }
 
-    fn by(next_hop: IpAddr, med: u32) -> Option<Arc<Route>> {
+    fn by(next_hop: IpNet, med: u32) -> Option<Arc<Route>> {
         let attributes = Attributes {
             med,
             ..Attributes::default()
         };
         Some(Arc::new(Route {
-            next_hop,
+            next_hop: next_hop.addr(),
             attributes: attributes.into(),
+            inside: None,
         }))
     }
 
@@ -584,6 +621,77 @@ mod tests {
         assert_eq!((rib.told().len(), rib.next_due()), (0, None));
     }
 
+    /// What is left of a drain: a `+` or `-` and the prefix.
+    fn changes(messages: Vec<Message>) -> Vec<String> {
+        let of = |message| match message {
+            Message::Update(update) => {
+                let announced = update
+                    .announced
+                    .into_iter()
+                    .map(|prefix| format!("+{prefix}"));
+                let withdrawn = update.withdrawn.iter().map(|prefix| format!("-{prefix}"));
+                announced.chain(withdrawn).collect::<Vec<_>>()
+            }
+            Message::RouteRefresh(_)
+            | Message::Open(_)
+            | Message::Notification(_)
+            | Message::Keepalive => panic!("{message:?}"),
+        };
+        messages.into_iter().flat_map(of).collect()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    /// An address that is announced as another prefix is never without a route.
+    #[test]
+    fn what_takes_the_place_of_another_is_announced_before_that_is_withdrawn() {
+        let now = Instant::now();
+        let (host, wide, wider) = (v4(1), net("10.0.0.0/24"), net("10.0.0.0/16"));
+        let route = || by(v4(99), 1);
+        let start = || {
+            let mut rib = rib_of(&[Family::Ipv4], false, INTERVAL);
+            rib.want(host, route());
+            assert_eq!(changes(drain_at(&mut rib, now)), ["+10.0.0.1/32"]);
+            rib.want(wide, route());
+            rib.replace(host, wide);
+            rib
+        };
+        let both = ["+10.0.0.0/24", "-10.0.0.1/32"];
+        assert_eq!(changes(drain_at(&mut start(), now)), both);
+
+        // Other withdrawals do not wait, nor does this one if nothing takes its place any more.
+        let mut rib = start();
+        rib.want(wide, None);
+        assert_eq!(changes(drain_at(&mut rib, now)), ["-10.0.0.1/32"]);
+        let mut rib = start();
+        rib.want_nothing();
+        assert_eq!(changes(drain_at(&mut rib, now)), ["-10.0.0.1/32"]);
+
+        // Back again, or on to another one, before anything was sent.
+        let mut rib = start();
+        rib.want(host, route());
+        rib.replace(wide, host);
+        assert_eq!(changes(drain_at(&mut rib, now)), [""; 0]);
+        let mut rib = start();
+        rib.want(wider, route());
+        rib.replace(wide, wider);
+        let both = ["+10.0.0.0/16", "-10.0.0.1/32"];
+        assert_eq!(changes(drain_at(&mut rib, now)), both);
+
+        // The one that was withdrawn a moment ago may not come back yet: until then the other one stays.
+        let mut rib = start();
+        drain_at(&mut rib, now);
+        rib.want(host, route());
+        rib.replace(wide, host);
+        assert_eq!(changes(drain_at(&mut rib, now)), [""; 0]);
+        assert_eq!(rib.next_due(), Some(now + INTERVAL));
+        let both = ["+10.0.0.1/32", "-10.0.0.0/24"];
+        assert_eq!(changes(drain_at(&mut rib, now + INTERVAL)), both);
+        assert_eq!(rib.told().keys().copied().collect::<Vec<_>>(), [host]);
+    }
+
     /// RFC 7313 section 4.
     #[test]
     fn a_refresh_has_a_begin_and_an_end_after_the_first_table() {
@@ -697,7 +805,7 @@ mod tests {
         fn ends_equal(
             marks in any::<bool>(),
             interval in 0u64..4,
-            steps in prop::collection::vec((0u32..6, 0u32..4, 0u8..7), 0..200),
+            steps in prop::collection::vec((0u32..6, 0u32..4, 0u8..9), 0..200),
         ) {
             let interval = seconds(interval);
             let mut rib = rib_of(&BOTH, marks, interval);
@@ -733,19 +841,34 @@ mod tests {
                     }
                     4 if !unwritten.is_empty() => rib.written(&unwritten.remove(0)),
                     5 => now += seconds(1),
+                    6 | 7 => {
+                        let by = if n < 3 { v4(med % 3) } else { v6(3 + med % 3) };
+                        if by != prefix {
+                            rib.replace(prefix, by);
+                            wanted.remove(&prefix);
+                        }
+                    }
                     _ => {
-                        rib.refresh(Family::of(prefix));
+                        rib.refresh(family_of(&prefix));
                         refreshed = true;
                     }
                 }
                 prop_assert!(rib.sent.keys().all(|prefix| rib.told.contains_key(prefix)));
                 prop_assert!(rib.held.iter().all(|prefix| rib.recent.at.contains_key(prefix)));
                 prop_assert!(rib.held.is_empty() || rib.next_due().is_some());
+                for by in rib.replaced.keys() {
+                    prop_assert!(!rib.sent.contains_key(by) && rib.wanted.contains_key(by));
+                }
+                for gone in rib.sent.keys().filter(|prefix| !rib.wanted.contains_key(*prefix)) {
+                    let waits = rib.replaced.values().any(|all| all.contains(gone));
+                    prop_assert!(waits || rib.withdrawals.contains(gone));
+                }
             }
             for withdrawn in unwritten {
                 rib.written(&withdrawn);
             }
             drain_at(&mut rib, now + interval);
+            prop_assert!(rib.replaced.is_empty());
             prop_assert_eq!(&rib.sent, &wanted);
             prop_assert!(rib.told.keys().eq(wanted.keys()));
             prop_assert!(rib.held.is_empty());

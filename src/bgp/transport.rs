@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -165,7 +166,7 @@ fn source(settings: &Settings, to: SocketAddr) -> SocketAddr {
 pub(crate) struct Outgoing {
     pub(crate) frame: Vec<u8>,
     /// Prefixes that it withdraws, to be given back by [`Incoming::Written`]; if empty, nothing is.
-    pub(crate) withdrawn: Vec<IpAddr>,
+    pub(crate) withdrawn: Vec<IpNet>,
 }
 
 #[derive(Debug)]
@@ -175,7 +176,7 @@ pub(crate) enum Incoming {
     /// A header that ends the session, and what to tell the peer.
     BadHeader(Notification),
     /// The socket has taken an [`Outgoing`] that withdrew these.
-    Written(Vec<IpAddr>),
+    Written(Vec<IpNet>),
     /// The SendHoldTimer expired (RFC 9687): a last frame may follow, if none has been begun.
     SendHoldExpired,
     /// The connection is over, and why.
@@ -486,7 +487,7 @@ mod tests {
     #[tokio::test]
     async fn a_withdrawal_is_reported_once_written() {
         let (mut connection, mut peer, _tasks) = pair(LONG).await;
-        let withdrawn = vec![IpAddr::from([192, 0, 2, 1])];
+        let withdrawn = vec![IpNet::from(IpAddr::from([192, 0, 2, 1]))];
         let frame = vec![7; 30];
         assert!(connection.send(Outgoing {
             frame,

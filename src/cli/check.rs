@@ -200,7 +200,11 @@ impl Display for Summary<'_> {
             Some(bgp) if service.announce.announce => {
                 let announce = &service.announce;
                 let attributes = Attributes::of([&*bgp.policy, &announce.policy]);
-                write!(f, ", announced with MED {}", attributes.med)?;
+                f.write_str(", announced")?;
+                if let Some(prefix) = announce.prefix {
+                    write!(f, " as {prefix}")?;
+                }
+                write!(f, " with MED {}", attributes.med)?;
                 if !attributes.communities.is_empty() {
                     write!(f, " and {}", listed(&attributes.communities))?;
                 }
@@ -258,6 +262,28 @@ api: 127.0.0.1:9090, [::1]:9090
         std::fs::write(&path, text).unwrap();
         let said = said(&path).unwrap();
         assert!(said.contains("\netcd: none\nbgp: none"), "{said}");
+    }
+
+    #[test]
+    fn says_as_what_an_address_is_announced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wide.toml");
+        let text = r#"
+bgp.local-as = 64600
+bgp.router-id = "10.0.0.1"
+bgp.peer = [{ address = "10.0.0.2", peer-as = 14907 }]
+[service.dns]
+address = "198.51.100.53"
+port = 53
+protocol = "udp"
+scheduler = "rr"
+servers = "file:///x"
+bgp.prefix = "198.51.100.0/24"
+"#;
+        std::fs::write(&path, text).unwrap();
+        let said = said(&path).unwrap();
+        let announced = ", announced as 198.51.100.0/24 with MED 0, withdraw-when not-pooled\n";
+        assert!(said.contains(announced), "{said}");
     }
 
     #[test]

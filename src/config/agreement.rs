@@ -1,9 +1,12 @@
-//! What services must agree on: one service an address and port, one announcement an address.
+//! What services must agree on: one service an address and port, one announcement an address, and for one prefix
+//! one address.
 //! Not here: whom an announcement goes to, which `bgp::reach` looks at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::service::Draft;
 use super::{Announce, Servers, bgp};
@@ -16,6 +19,7 @@ pub(super) fn check(services: &[Draft<'_>], bgp: Option<&bgp::Draft<'_>>) {
     let bases = bases(bgp);
     let mut first_of_key: BTreeMap<VirtualService, &Draft<'_>> = BTreeMap::new();
     let mut first_of_address: BTreeMap<IpAddr, &Draft<'_>> = BTreeMap::new();
+    let mut first_of_prefix: BTreeMap<IpNet, &Draft<'_>> = BTreeMap::new();
     for service in services {
         if let Some(key) = service.key {
             match first_of_key.get(&key) {
@@ -33,8 +37,30 @@ pub(super) fn check(services: &[Draft<'_>], bgp: Option<&bgp::Draft<'_>>) {
                 Some(first) => agree(first, service, address, &bases),
                 None => {
                     first_of_address.insert(address, service);
+                    one_of_prefix(&mut first_of_prefix, service, address);
                 }
             }
+        }
+    }
+}
+
+/// `first`: the services of other addresses that came before.
+fn one_of_prefix<'s, 'a>(
+    first: &mut BTreeMap<IpNet, &'s Draft<'a>>,
+    service: &'s Draft<'a>,
+    address: IpAddr,
+) {
+    let Some(announce) = service.announce.as_deref().filter(|it| it.announce) else {
+        return;
+    };
+    let prefix = announce.prefix_of(address);
+    match first.get(&prefix) {
+        Some(first) => service.place_of_bgp("prefix").mistake(format_args!(
+            "{prefix} is announced for {}, of another address, already, and would be gone for both if it were withdrawn for one; write another prefix, or announce = false for one of the addresses",
+            first.named()
+        )),
+        None => {
+            first.insert(prefix, service);
         }
     }
 }
@@ -88,7 +114,7 @@ fn agree(first: &Draft<'_>, service: &Draft<'_>, address: IpAddr, bases: &[Base<
     let (Some(ours), Some(theirs)) = (&service.announce, &first.announce) else {
         return;
     };
-    for found in differences(ours, theirs, bases) {
+    for found in differences(ours, theirs, address, bases) {
         let Difference {
             key,
             ours,
@@ -103,13 +129,19 @@ fn agree(first: &Draft<'_>, service: &Draft<'_>, address: IpAddr, bases: &[Base<
 }
 
 /// Of the attributes only the first: others may follow from it.
-fn differences(ours: &Announce, theirs: &Announce, bases: &[Base<'_>]) -> Vec<Difference> {
+fn differences(
+    ours: &Announce,
+    theirs: &Announce,
+    address: IpAddr,
+    bases: &[Base<'_>],
+) -> Vec<Difference> {
     let attributes = bases
         .iter()
         .find_map(|base| of_attributes(ours, theirs, base));
     let up_delay = |announce: &Announce| humantime::format_duration(announce.up_delay).to_string();
     let all = [
         of_values("announce", ours.announce, theirs.announce),
+        of_values("prefix", ours.prefix_of(address), theirs.prefix_of(address)),
         of_values("announce-to", peers(ours), peers(theirs)),
         attributes,
         of_values("withdraw-when", ours.withdraw_when, theirs.withdraw_when),

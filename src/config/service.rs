@@ -83,7 +83,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
         monitor::monitors(node, protocol)
     });
     let announce = table.or("bgp", base.announce.clone(), |node| {
-        bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base)
+        bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base, address)
     });
     let announce = announce.map(Arc::new);
     let key = || {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Attributes, Community, Role};
@@ -42,13 +43,13 @@ pub struct Session {
     pub negotiated: Option<Arc<Negotiated>>,
     /// What the peer has been told and not been told otherwise.
     #[serde(skip)]
-    pub routes: OrdMap<IpAddr, Arc<Route>>,
+    pub routes: OrdMap<IpNet, Arc<Route>>,
     /// Addresses that the peer shall have and is not told, and why.
     #[serde(skip)]
     pub untold: OrdMap<IpAddr, Untold>,
-    /// Our own addresses, as the peer announces them to us.
+    /// The prefixes that our own addresses are announced as, as the peer announces them to us.
     #[serde(skip)]
-    pub foreign: OrdMap<IpAddr, Arc<Foreign>>,
+    pub foreign: OrdMap<IpNet, Arc<Foreign>>,
     /// Families of which the peer announces more than `maximum-prefixes`.
     pub over_maximum: BTreeSet<Family>,
     #[serde(skip)]
@@ -158,6 +159,15 @@ pub struct Route {
     /// Of the prefix's family, or IPv6 (RFC 8950).
     pub next_hop: IpAddr,
     pub attributes: Arc<Attributes>,
+    /// The address of ours that it is for, if the prefix is wider than that.
+    pub inside: Option<IpAddr>,
+}
+
+impl Route {
+    /// The address of ours that this prefix has been told for.
+    pub fn address(&self, prefix: &IpNet) -> IpAddr {
+        self.inside.unwrap_or_else(|| prefix.addr())
+    }
 }
 
 /// Why a peer is not told of an address that is announced.
@@ -170,7 +180,7 @@ pub enum Untold {
     NextHop,
 }
 
-/// One of our addresses as somebody else announces it, or as it comes back from us.
+/// What one of our addresses is announced as, as somebody else announces it, or as it comes back from us.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Foreign {
     /// Its next hop is ours: our own announcement, returned.

@@ -1157,7 +1157,7 @@ mod tests {
         };
         other
             .foreign
-            .insert(sample::ip("192.0.2.1"), foreign.into());
+            .insert(sample::ip("192.0.2.1").into(), foreign.into());
         check(&peers([Some(other), established()]), &[]);
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 
 use crate::config::{self, Config};
 use crate::routing::session::{
@@ -144,6 +145,7 @@ pub(crate) fn vip(address: &str, present: bool, fault: Option<&str>) -> (IpAddr,
         present,
         fault: fault.map(Into::into),
         condition: Condition::Healthy,
+        prefix: None,
         announce: Ok(Policy::of_med(10).into()),
     };
     (ip(address), Arc::new(vip))
@@ -240,6 +242,7 @@ fn established() -> Session {
         Arc::new(Route {
             next_hop: ip("10.0.0.99"),
             attributes: Arc::new(attributes),
+            inside: None,
         })
     };
     let healthy = Attributes {
@@ -259,8 +262,8 @@ fn established() -> Session {
         heard_last: told(60, 4, 0, "Hold Timer Expired"),
         negotiated: Some(Arc::new(negotiated())),
         routes: [
-            (ip("192.0.2.1"), route(healthy)),
-            (ip("192.0.2.2"), route(failed)),
+            (IpNet::from(ip("192.0.2.1")), route(healthy)),
+            (IpNet::from(ip("192.0.2.2")), route(failed)),
         ]
         .into_iter()
         .collect(),
@@ -299,7 +302,7 @@ fn negotiated() -> Negotiated {
 }
 
 /// Another balancer's announcement of the first address, and our own of the second, returned.
-fn foreign() -> [(IpAddr, Arc<Foreign>); 2] {
+fn foreign() -> [(IpNet, Arc<Foreign>); 2] {
     let other = Foreign {
         ours: false,
         next_hop: Some(ip("10.0.0.98")),
@@ -317,8 +320,8 @@ fn foreign() -> [(IpAddr, Arc<Foreign>); 2] {
         ..other.clone()
     };
     [
-        (ip("192.0.2.1"), Arc::new(other)),
-        (ip("192.0.2.2"), Arc::new(own)),
+        (ip("192.0.2.1").into(), Arc::new(other)),
+        (ip("192.0.2.2").into(), Arc::new(own)),
     ]
 }
 

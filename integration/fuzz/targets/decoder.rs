@@ -6,9 +6,9 @@
 
 #![no_main]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use plimsoll::bgp::message::{self, Dialect, HEADER, Message, Open, Sender, Update};
 use plimsoll::routing::session::Route;
@@ -122,11 +122,12 @@ fn update_again(update: Update, dialect: Dialect) {
             prepend: attributes.as_path.len() as u8,
             ..Attributes::default()
         }),
+        inside: None,
     };
     for family in [Family::Ipv4, Family::Ipv6] {
-        let hosts = announced.iter().map(|net| net.addr());
-        let all: Vec<IpAddr> = hosts
-            .filter(|&host| Family::of(host) == family && message::is_unicast(host))
+        let all = announced.iter().copied();
+        let all: Vec<IpNet> = all
+            .filter(|net| Family::of(net.addr()) == family && message::is_unicast(*net))
             .collect();
         let room = message::prefixes_per_update(dialect, &route, family);
         for some in all.chunks(room) {
@@ -135,20 +136,14 @@ fn update_again(update: Update, dialect: Dialect) {
     }
 }
 
-fn announce_again(dialect: Dialect, route: &Route, prefixes: &[IpAddr]) {
+fn announce_again(dialect: Dialect, route: &Route, prefixes: &[IpNet]) {
     let frame = message::announce(dialect, route, prefixes);
     assert!(frame.len() <= dialect.longest);
     let Ok(Message::Update(again)) = message::decode(&frame, sender(dialect)) else {
         panic!("{frame:?}");
     };
     assert_eq!(again.fault, None);
-    assert!(
-        again
-            .announced
-            .iter()
-            .map(|net| net.addr())
-            .eq(prefixes.iter().copied())
-    );
+    assert_eq!(again.announced, prefixes);
     assert_eq!(again.attributes.med, Some(route.attributes.med));
     let communities = route.attributes.communities.iter().take(MAX_COMMUNITIES);
     assert!(again.attributes.communities.iter().eq(communities));

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::api::accept::Form;
 use crate::api::json::json;
 use crate::routing::PeerId;
-use crate::routing::session::Foreign;
+use crate::routing::session::{Foreign, Route};
 use crate::snapshot::{Condition, Refusal, Snapshot};
 use crate::table::Table;
 
@@ -25,6 +26,8 @@ pub(super) fn addresses(snapshot: &Snapshot, form: Form) -> String {
 
 #[derive(Serialize)]
 struct Address<'a> {
+    /// What it is announced as.
+    prefix: IpNet,
     condition: Condition,
     /// Why it is announced to nobody.
     refusal: Option<Refusal>,
@@ -38,6 +41,7 @@ fn of(snapshot: &Snapshot) -> BTreeMap<IpAddr, Address<'_>> {
     let mut all: BTreeMap<IpAddr, Address<'_>> = vips
         .map(|(&ip, vip)| {
             let address = Address {
+                prefix: vip.prefix_of(ip),
                 condition: vip.condition,
                 refusal: vip.announce.as_ref().err().copied(),
                 told: Vec::new(),
@@ -50,15 +54,17 @@ fn of(snapshot: &Snapshot) -> BTreeMap<IpAddr, Address<'_>> {
         let Some(session) = known.session else {
             continue;
         };
-        for ip in session.routes.keys() {
-            if let Some(address) = all.get_mut(ip) {
+        for (prefix, route) in &session.routes {
+            let route: &Arc<Route> = route;
+            let address = all.get_mut(&route.address(prefix));
+            // It has two prefixes while one takes the other's place.
+            if let Some(address) = address.filter(|it| it.told.last() != Some(&known.id)) {
                 address.told.push(known.id);
             }
         }
-        for (ip, foreign) in &session.foreign {
-            if let Some(address) = all.get_mut(ip) {
-                let foreign: &Arc<Foreign> = foreign;
-                address.heard.insert(known.id, foreign);
+        for address in all.values_mut() {
+            if let Some(foreign) = session.foreign.get(&address.prefix) {
+                address.heard.insert(known.id, &**foreign);
             }
         }
     }
@@ -66,7 +72,7 @@ fn of(snapshot: &Snapshot) -> BTreeMap<IpAddr, Address<'_>> {
 }
 
 fn text(all: &BTreeMap<IpAddr, Address<'_>>) -> String {
-    let mut ours = Table::new(["ADDRESS", "CONDITION", "TOLD TO", ""]);
+    let mut ours = Table::new(["ADDRESS", "PREFIX", "CONDITION", "TOLD TO", ""]);
     let mut others = Table::new([
         "ADDRESS",
         "HEARD FROM",
@@ -82,6 +88,7 @@ fn text(all: &BTreeMap<IpAddr, Address<'_>>) -> String {
         let refusal = address.refusal.map(|why| format!("not announced: {why}"));
         ours.row([
             &ip.to_string(),
+            &address.prefix.to_string(),
             condition(address.condition),
             &words::or_dash(Some(words::list(&address.told, ", ")).filter(|told| !told.is_empty())),
             &refusal.unwrap_or_default(),
@@ -135,11 +142,11 @@ mod tests {
         assert_eq!(
             addresses(&snapshot, Form::Text),
             "\
-ADDRESS      CONDITION  TOLD TO
-192.0.2.1    healthy    10.0.0.1
-192.0.2.2    failed     10.0.0.1
-192.0.2.3    failed     -         not announced: a service has nothing pooled
-2001:db8::7  healthy    -
+ADDRESS      PREFIX           CONDITION  TOLD TO
+192.0.2.1    192.0.2.1/32     healthy    10.0.0.1
+192.0.2.2    192.0.2.2/32     failed     10.0.0.1
+192.0.2.3    192.0.2.3/32     failed     -         not announced: a service has nothing pooled
+2001:db8::7  2001:db8::7/128  healthy    -
 
 ADDRESS    HEARD FROM  NEXT HOP   AS PATH      MED  LOCAL-PREF  COMMUNITIES
 192.0.2.1  10.0.0.1    10.0.0.98  14907 64600  20   -           64600:7
@@ -150,7 +157,7 @@ ADDRESS    HEARD FROM  NEXT HOP   AS PATH      MED  LOCAL-PREF  COMMUNITIES
         assert_eq!(
             answer["192.0.2.1"],
             json!({
-                "condition": "healthy", "refusal": null, "told": ["10.0.0.1"],
+                "prefix": "192.0.2.1/32", "condition": "healthy", "refusal": null, "told": ["10.0.0.1"],
                 "heard": {"10.0.0.1": {
                     "ours": false, "next_hop": "10.0.0.98", "as_path": "14907 64600",
                     "med": 20, "local_pref": null, "communities": ["64600:7"],

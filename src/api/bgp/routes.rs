@@ -1,8 +1,10 @@
-//! What one peer has been told of each address, and why not of the others.
+//! What one peer has been told of each address, or the wider prefix that it is announced as, and why not of the
+//! others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::api::accept::Form;
@@ -26,14 +28,14 @@ pub(super) fn routes(known: &Known<'_>, snapshot: &Snapshot, form: Form) -> Stri
 struct Routes<'a> {
     peer: &'a PeerId,
     state: SessionState,
-    told: BTreeMap<String, Told<'a>>,
-    untold: BTreeMap<String, Why>,
-    #[serde(skip)]
-    rows: BTreeMap<IpAddr, String>,
+    told: BTreeMap<IpNet, Told<'a>>,
+    untold: BTreeMap<IpNet, Why>,
 }
 
 #[derive(Serialize)]
 struct Told<'a> {
+    /// Ours that the prefix is for.
+    address: IpAddr,
     next_hop: IpAddr,
     med: u32,
     prepend: u8,
@@ -64,35 +66,32 @@ impl<'a> Routes<'a> {
         let session = known.session;
         let routes = session.into_iter().flat_map(|session| &session.routes);
         let internal = known.internal();
-        let told: BTreeMap<IpAddr, Told<'a>> = routes
-            .map(|(&address, route)| (address, Told::of(route, internal)))
+        let told: BTreeMap<IpNet, Told<'a>> = routes
+            .map(|(prefix, route)| (*prefix, Told::of(route, route.address(prefix), internal)))
             .collect();
-        let others = snapshot.vips.iter();
-        let others = others.filter(|(address, _)| !told.contains_key(address));
-        let untold: BTreeMap<IpAddr, Why> = others
-            .map(|(&address, vip)| (address, Why::of(known, address, vip.announce.as_ref())))
+        let vips = snapshot.vips.iter();
+        let untold = vips
+            .map(|(address, vip)| (vip.prefix_of(*address), address, vip))
+            .filter(|(prefix, ..)| !told.contains_key(prefix))
+            .map(|(prefix, address, vip)| {
+                let why = Why::of(known, *address, vip.announce.as_ref());
+                (prefix, why)
+            })
             .collect();
-        let rows = told.keys().chain(untold.keys());
         Routes {
             peer: known.id,
             state: session.map_or(SessionState::Idle, |session| session.state),
-            rows: rows.map(|&address| (address, prefix(address))).collect(),
-            told: told
-                .into_iter()
-                .map(|(a, told)| (prefix(a), told))
-                .collect(),
-            untold: untold
-                .into_iter()
-                .map(|(a, why)| (prefix(a), why))
-                .collect(),
+            told,
+            untold,
         }
     }
 }
 
 impl Told<'_> {
-    fn of(route: &Route, internal: bool) -> Told<'_> {
+    fn of(route: &Route, address: IpAddr, internal: bool) -> Told<'_> {
         let attributes = &*route.attributes;
         Told {
+            address,
             next_hop: route.next_hop,
             med: attributes.med,
             prepend: attributes.prepend,
@@ -136,13 +135,6 @@ impl Why {
     }
 }
 
-pub(super) fn prefix(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("{address}/32"),
-        IpAddr::V6(address) => format!("{address}/128"),
-    }
-}
-
 fn text(routes: &Routes<'_>) -> String {
     let mut table = Table::new([
         "PREFIX",
@@ -153,13 +145,11 @@ fn text(routes: &Routes<'_>) -> String {
         "LOCAL-PREF",
         "COMMUNITIES",
     ]);
-    for (prefix, told) in routes
-        .rows
-        .values()
-        .filter_map(|p| Some((p, routes.told.get(p)?)))
-    {
+    for (prefix, told) in &routes.told {
+        let wider = prefix.prefix_len() < prefix.max_prefix_len();
+        let inside = wider.then(|| format!(" for {}", told.address));
         table.row([
-            prefix,
+            &format!("{prefix}{}", inside.unwrap_or_default()),
             &told.next_hop.to_string(),
             &told.med.to_string(),
             &told.prepend.to_string(),
@@ -168,7 +158,8 @@ fn text(routes: &Routes<'_>) -> String {
             &words::list(told.communities, " "),
         ]);
     }
-    let (told, all) = (routes.told.len(), routes.rows.len());
+    let told = routes.told.len();
+    let all = told + routes.untold.len();
     let mut text = format!(
         "{}: {:?}, told {told} of {all} addresses\n",
         routes.peer, routes.state
@@ -178,12 +169,8 @@ fn text(routes: &Routes<'_>) -> String {
     }
     if !routes.untold.is_empty() {
         let mut table = Table::new(["NOT TOLD", "WHY"]);
-        for (prefix, why) in routes
-            .rows
-            .values()
-            .filter_map(|p| Some((p, routes.untold.get(p)?)))
-        {
-            table.row([prefix, &why.words()]);
+        for (prefix, why) in &routes.untold {
+            table.row([&prefix.to_string(), &why.words()]);
         }
         text += &format!("\n{}", table.text());
     }
@@ -243,7 +230,7 @@ NOT TOLD         WHY
         assert_eq!(
             answer["told"]["192.0.2.2/32"],
             json!({
-                "next_hop": "10.0.0.99", "med": 1010, "prepend": 2, "origin": "igp",
+                "address": "192.0.2.2", "next_hop": "10.0.0.99", "med": 1010, "prepend": 2, "origin": "igp",
                 "local_pref": null, "communities": ["64600:100", "graceful-shutdown"],
             })
         );
@@ -273,12 +260,52 @@ NOT TOLD         WHY
     }
 
     #[test]
+    fn a_wider_prefix_names_its_address() {
+        let mut snapshot = sample::snapshot([]);
+        sample::sessions(&mut snapshot);
+        let prefix: IpNet = "192.0.2.0/24".parse().unwrap();
+        let address = sample::ip("192.0.2.1");
+        let vip = snapshot.vips.get_mut(&address).unwrap();
+        std::sync::Arc::make_mut(vip).prefix = Some(prefix);
+        let page = |snapshot: &Snapshot, form| {
+            let known = Known::find(snapshot, "10.0.0.1").ok().unwrap();
+            routes(&known, snapshot, form)
+        };
+        let before = page(&snapshot, Form::Text);
+        assert!(before.contains("\n192.0.2.0/24     not yet\n"), "{before}");
+
+        let peers = std::sync::Arc::make_mut(&mut snapshot.peers);
+        let told = &mut peers
+            .get_mut(&PeerId::from(sample::ip("10.0.0.1")))
+            .unwrap()
+            .routes;
+        let route = told.remove(&IpNet::from(address)).unwrap();
+        let inside = Some(address);
+        let route = Route {
+            inside,
+            ..Route::clone(&route)
+        };
+        told.insert(prefix, route.into());
+        let after = page(&snapshot, Form::Text);
+        assert!(after.contains("told 2 of 4 addresses"), "{after}");
+        assert!(
+            after.contains("\n192.0.2.0/24 for 192.0.2.1  10.0.0.99  10 "),
+            "{after}"
+        );
+        let answer: Value = serde_json::from_str(&page(&snapshot, Form::Json)).unwrap();
+        assert_eq!(answer["told"]["192.0.2.0/24"]["address"], "192.0.2.1");
+        assert_eq!(answer["told"]["192.0.2.2/32"]["address"], "192.0.2.2");
+    }
+
+    #[test]
     fn an_internal_peer_is_told_a_local_preference() {
         let route = Route {
             next_hop: sample::ip("10.0.0.99"),
             attributes: std::sync::Arc::default(),
+            inside: None,
         };
-        assert_eq!(Told::of(&route, true).local_pref, Some(100));
-        assert_eq!(Told::of(&route, false).local_pref, None);
+        let told = |internal| Told::of(&route, sample::ip("192.0.2.1"), internal);
+        assert_eq!(told(true).local_pref, Some(100));
+        assert_eq!(told(false).local_pref, None);
     }
 }

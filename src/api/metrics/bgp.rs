@@ -99,12 +99,12 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         name: "bgp_routes_told",
-        help: "Addresses of ours that the peer has been told of.",
+        help: "Prefixes of our addresses that the peer has been told of.",
         kind: Gauge,
         samples: Whole(|snapshot, w| {
             by_family(snapshot, w, |session, family| {
-                let addresses = session.routes.keys();
-                let of = addresses.filter(|ip| service::Family::of(**ip) == family);
+                let prefixes = session.routes.keys();
+                let of = prefixes.filter(|prefix| service::Family::of(prefix.addr()) == family);
                 of.count() as u64
             })
         }),
@@ -197,10 +197,12 @@ fn notifications(snapshot: &Snapshot, w: &mut Writer<'_>, value: fn(&Told) -> u6
 }
 
 fn foreign(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    let mut vips = snapshot.vips.keys();
-    vips.try_for_each(|ip| {
+    let mut vips = snapshot.vips.iter();
+    vips.try_for_each(|(ip, vip)| {
+        let prefix = vip.prefix_of(*ip);
         let sessions = Known::all(snapshot).filter_map(|known| known.session);
-        let others = sessions.filter(|session| session.foreign.get(ip).is_some_and(|f| !f.ours));
+        let foreign = sessions.filter_map(|session| session.foreign.get(&prefix));
+        let others = foreign.filter(|foreign| !foreign.ours);
         w.gauge(&[("vip", &ip.to_string())], others.count())
     })
 }

@@ -359,6 +359,31 @@ fn up_delay_goes_with_the_address() {
     assert_eq!(story.balancer.wake_at(), None);
 }
 
+/// Held servers or none, announced or not: it is the address's until its services say another, or are gone.
+#[test]
+fn a_wider_prefix_is_the_address_s_whatever_its_condition() {
+    let wide = || {
+        on(80, |announce| {
+            announce.prefix = "192.0.2.0/24".parse().ok();
+        })
+    };
+    let prefix = |story: &Story| {
+        let vips = story.snapshot.vips.iter();
+        let prefixes = vips.map(|(address, vip)| vip.prefix_of(*address).to_string());
+        prefixes.collect::<Vec<_>>().join(" ")
+    };
+    let mut story = Story::started(config([wide()]));
+    assert_eq!(prefix(&story), "192.0.2.0/24");
+    story.up_of_four("p80", 4).check_vips(WELL);
+    story.nothing_pooled("p80").check_vips(NOTHING_POOLED);
+    assert_eq!(prefix(&story), "192.0.2.0/24");
+    story.up_of_four("p80", 4).reload([on(80, |_| {})]);
+    story.check_vips(WELL);
+    assert_eq!(prefix(&story), "192.0.2.1/32");
+    story.reload([wide()]).check_vips(WELL);
+    assert_eq!(prefix(&story), "192.0.2.0/24");
+}
+
 #[test]
 fn what_its_operator_took_out_does_not_wait_when_he_wants_it_back() {
     let mut story = Story::started(config([up_delay(10)]));

@@ -1,9 +1,9 @@
 //! The UPDATEs that we send. Each is of one family, with either prefixes that come or prefixes that go
 //! (RFC 7606 section 5.1).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netgauze_bgp_pkt::BgpMessage;
 use netgauze_bgp_pkt::community::{
     Community as StandardCommunity, ExtendedCommunity, LargeCommunity, UnknownExtendedCommunity,
@@ -45,17 +45,17 @@ pub fn withdrawals_per_update(dialect: Dialect, family: Family) -> usize {
 /// A next hop is sent alone: RFC 2545 section 3 would have a link-local one beside a global one that shares
 /// a link with the peer, and routers do without. One that is link-local itself takes the global one's place,
 /// 16 bytes long: that is what BIRD and FRR take from a peer that has no other.
-pub fn announce(dialect: Dialect, route: &Route, prefixes: &[IpAddr]) -> Vec<u8> {
+pub fn announce(dialect: Dialect, route: &Route, prefixes: &[IpNet]) -> Vec<u8> {
     let family = prefixes
         .first()
-        .map_or(Family::Ipv4, |&one| Family::of(one));
+        .map_or(Family::Ipv4, |one| Family::of(one.addr()));
     encode(&BgpMessage::Update(reachable(
         dialect, route, family, prefixes,
     )))
 }
 
 /// All of one family, at most [`withdrawals_per_update`] of them.
-pub fn withdraw(family: Family, prefixes: &[IpAddr]) -> Vec<u8> {
+pub fn withdraw(family: Family, prefixes: &[IpNet]) -> Vec<u8> {
     encode(&BgpMessage::Update(unreachable(family, prefixes)))
 }
 
@@ -65,15 +65,16 @@ pub fn end_of_rib(family: Family) -> Vec<u8> {
 }
 
 /// Whether BGP carries it in a unicast family at all.
-pub fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => v4(address).is_some(),
-        IpAddr::V6(address) => v6(address).is_some(),
+pub fn is_unicast(prefix: IpNet) -> bool {
+    match prefix {
+        IpNet::V4(prefix) => v4(prefix).is_some(),
+        IpNet::V6(prefix) => v6(prefix).is_some(),
     }
 }
 
 fn room(dialect: Dialect, empty: &BgpUpdateMessage, family: Family) -> usize {
     let taken = super::HEADER + empty.len();
+    // The longest that there is.
     let prefix = match family {
         Family::Ipv4 => 1 + 4,
         Family::Ipv6 => 1 + 16,
@@ -85,7 +86,7 @@ fn reachable(
     dialect: Dialect,
     route: &Route,
     family: Family,
-    prefixes: &[IpAddr],
+    prefixes: &[IpNet],
 ) -> BgpUpdateMessage {
     // MP_REACH_NLRI stands first (RFC 7606 section 5.1), the others by their type codes.
     let mut list = Vec::new();
@@ -206,7 +207,7 @@ fn communities(route: &Route) -> [Option<PathAttributeValue>; 3] {
 }
 
 /// A withdrawn IPv4 prefix needs no next hop, so it goes the old way, however it was announced.
-fn unreachable(family: Family, prefixes: &[IpAddr]) -> BgpUpdateMessage {
+fn unreachable(family: Family, prefixes: &[IpNet]) -> BgpUpdateMessage {
     match family {
         Family::Ipv4 => BgpUpdateMessage::new(v4_list(prefixes), Vec::new(), Vec::new()),
         Family::Ipv6 => {
@@ -242,28 +243,28 @@ fn with_length(value: PathAttributeValue, extended: bool) -> PathAttribute {
         .expect("an attribute with its own flags")
 }
 
-fn v4(address: Ipv4Addr) -> Option<Ipv4UnicastAddress> {
-    let net = Ipv4Unicast::from_net(Ipv4Net::from(address)).ok()?;
+fn v4(prefix: Ipv4Net) -> Option<Ipv4UnicastAddress> {
+    let net = Ipv4Unicast::from_net(prefix).ok()?;
     Some(Ipv4UnicastAddress::new_no_path_id(net))
 }
 
-fn v6(address: Ipv6Addr) -> Option<Ipv6UnicastAddress> {
-    let net = Ipv6Unicast::from_net(Ipv6Net::from(address)).ok()?;
+fn v6(prefix: Ipv6Net) -> Option<Ipv6UnicastAddress> {
+    let net = Ipv6Unicast::from_net(prefix).ok()?;
     Some(Ipv6UnicastAddress::new(None, net))
 }
 
-fn v4_list(prefixes: &[IpAddr]) -> Vec<Ipv4UnicastAddress> {
-    let one = |prefix: &IpAddr| match prefix {
-        IpAddr::V4(address) => v4(*address),
-        IpAddr::V6(_) => None,
+fn v4_list(prefixes: &[IpNet]) -> Vec<Ipv4UnicastAddress> {
+    let one = |prefix: &IpNet| match prefix {
+        IpNet::V4(prefix) => v4(*prefix),
+        IpNet::V6(_) => None,
     };
     prefixes.iter().filter_map(one).collect()
 }
 
-fn v6_list(prefixes: &[IpAddr]) -> Vec<Ipv6UnicastAddress> {
-    let one = |prefix: &IpAddr| match prefix {
-        IpAddr::V6(address) => v6(*address),
-        IpAddr::V4(_) => None,
+fn v6_list(prefixes: &[IpNet]) -> Vec<Ipv6UnicastAddress> {
+    let one = |prefix: &IpNet| match prefix {
+        IpNet::V6(prefix) => v6(*prefix),
+        IpNet::V4(_) => None,
     };
     prefixes.iter().filter_map(one).collect()
 }

@@ -69,22 +69,23 @@ fn update_frame(withdrawn: &[u8], attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
     frame(UPDATE, &body.concat())
 }
 
-fn many(family: Family, count: usize) -> Vec<IpAddr> {
+fn many(family: Family, count: usize) -> Vec<IpNet> {
     let one = |n: usize| match family {
         Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n as u32)),
         Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) + n as u128)),
     };
-    (1..=count).map(one).collect()
+    (1..=count).map(|n| one(n).into()).collect()
 }
 
-fn nets(addresses: &[IpAddr]) -> Vec<IpNet> {
-    addresses.iter().map(|&one| one.into()).collect()
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
 }
 
 fn route(next_hop: IpAddr, attributes: Attributes) -> Route {
     Route {
         next_hop,
         attributes: Arc::new(attributes),
+        inside: None,
     }
 }
 
@@ -198,7 +199,7 @@ mod golden {
             only_to_customer: true,
             ..DIALECT
         };
-        let prefixes = [IpAddr::from([192, 0, 2, 1])];
+        let prefixes = [net("192.0.2.1/32")];
         let frame = announce(dialect, &route([10, 0, 0, 1].into(), attributes), &prefixes);
         #[rustfmt::skip]
         let bytes = [
@@ -229,7 +230,7 @@ mod golden {
             ..Attributes::default()
         };
         let announced =
-            |prefix: IpAddr| announce(dialect, &route(next_hop, prepended.clone()), &[prefix]);
+            |prefix| announce(dialect, &route(next_hop, prepended.clone()), &[net(prefix)]);
         let next_hop = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         let rest = [
             0x40, 1, 1, 0, 0x40, 2, 0, 0x80, 4, 4, 0, 0, 0, 0, 0x40, 5, 4, 0, 0, 0, 100,
@@ -240,7 +241,7 @@ mod golden {
             &[0, 32, 192, 0, 2, 1],
             &rest,
         ];
-        check(&announced([192, 0, 2, 1].into()), &v4.concat());
+        check(&announced("192.0.2.1/32"), &v4.concat());
         let v6 = [
             &[0, 86, 2, 0, 0, 0, 63, 0x90, 14, 0, 38, 0, 2, 1, 16][..],
             &next_hop,
@@ -249,7 +250,7 @@ mod golden {
             ],
             &rest,
         ];
-        check(&announced("2001:db8::1".parse().unwrap()), &v6.concat());
+        check(&announced("2001:db8::1/128"), &v6.concat());
     }
 
     /// RFC 6793 section 4.2.2.
@@ -260,7 +261,7 @@ mod golden {
             ..DIALECT
         };
         let plain = route([10, 0, 0, 1].into(), Attributes::default());
-        let frame = announce(dialect, &plain, &[[192, 0, 2, 1].into()]);
+        let frame = announce(dialect, &plain, &[net("192.0.2.1/32")]);
         #[rustfmt::skip]
         let bytes = [
             0, 62, 2, 0, 0, 0, 34,
@@ -276,7 +277,7 @@ mod golden {
             local_as: 64600,
             ..dialect
         };
-        let frame = announce(short, &plain, &[[192, 0, 2, 1].into()]);
+        let frame = announce(short, &plain, &[net("192.0.2.1/32")]);
         assert_eq!(read_update(&frame, OLD).attributes.as_path, "64600");
         assert_eq!(frame.len(), 62 - 9, "no AS4_PATH");
     }
@@ -284,12 +285,24 @@ mod golden {
     /// RFC 4271 section 4.3, RFC 4760 section 4, RFC 4724 section 2.
     #[test]
     fn withdrawals_and_the_end_of_rib() {
-        let v4 = withdraw(Family::Ipv4, &[[192, 0, 2, 1].into()]);
+        let v4 = withdraw(Family::Ipv4, &[net("192.0.2.1/32")]);
         check(&v4, &[0, 28, 2, 0, 5, 32, 192, 0, 2, 1, 0, 0]);
-        let v6 = withdraw(Family::Ipv6, &["2001:db8::1".parse().unwrap()]);
+        let v6 = withdraw(Family::Ipv6, &[net("2001:db8::1/128")]);
         let bytes = [
             &[0, 47, 2, 0, 0, 0, 24, 0x90, 15, 0, 20, 0, 2, 1, 128][..],
             &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        ];
+        check(&v6, &bytes.concat());
+        // Of a shorter one only the bytes that it has.
+        let v4 = withdraw(Family::Ipv4, &[net("192.0.2.0/24"), net("192.0.2.0/31")]);
+        check(
+            &v4,
+            &[0, 32, 2, 0, 9, 24, 192, 0, 2, 31, 192, 0, 2, 0, 0, 0],
+        );
+        let v6 = withdraw(Family::Ipv6, &[net("2001:db8:1::/48")]);
+        let bytes = [
+            &[0, 37, 2, 0, 0, 0, 14, 0x90, 15, 0, 10, 0, 2, 1, 48][..],
+            &[0x20, 1, 0xd, 0xb8, 0, 1],
         ];
         check(&v6, &bytes.concat());
         check(&end_of_rib(Family::Ipv4), &[0, 23, 2, 0, 0, 0, 0]);
@@ -406,7 +419,7 @@ fn check_full(dialect: Dialect, route: &Route) {
         let frame = announce(dialect, route, &prefixes);
         assert!(full.contains(&frame.len()), "{}", frame.len());
         let update = read_update(&frame, sender);
-        assert_eq!((update.fault, update.announced), (None, nets(&prefixes)));
+        assert_eq!((update.fault, update.announced), (None, prefixes));
         let communities = update.attributes.communities.len();
         let all = route.attributes.communities.len();
         assert_eq!(communities, all.min(MAX_COMMUNITIES));
@@ -414,7 +427,7 @@ fn check_full(dialect: Dialect, route: &Route) {
         let prefixes = many(family, withdrawals_per_update(dialect, family));
         let frame = withdraw(family, &prefixes);
         assert!(full.contains(&frame.len()), "{}", frame.len());
-        assert_eq!(read_update(&frame, sender).withdrawn, nets(&prefixes));
+        assert_eq!(read_update(&frame, sender).withdrawn, prefixes);
     }
 }
 
@@ -801,7 +814,7 @@ proptest! {
         let Dialect { internal, four_octet_as, .. } = dialect;
         let update = read_update(&frame, Sender { internal, four_octet_as });
         prop_assert_eq!(update.fault, None);
-        prop_assert_eq!(update.announced, nets(&prefixes));
+        prop_assert_eq!(update.announced, prefixes);
         prop_assert!(update.withdrawn.is_empty() && update.disabled.is_empty());
         let asns = if internal { 0 } else { 1 + usize::from(attributes.prepend) };
         let next_hop = match (family, next_hop) {

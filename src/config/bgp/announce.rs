@@ -1,15 +1,19 @@
 //! Reads what is announced of an address: `[service.NAME.bgp]`, and what `[bgp]` says for all of them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::reader::{Key, Node, Table, key, was};
 use super::super::value::{self, Durations};
 use super::super::{Announce, Needs, WithdrawWhen};
 use super::policy;
-use super::single::group;
+use super::single;
 use crate::routing::Group;
+use crate::service::Family;
 
 pub(super) const WITHDRAW_WHEN: Key = key("withdraw-when");
 pub(super) const SERVICES: Key = key("services");
@@ -20,6 +24,7 @@ pub(in crate::config) const CONDITION_KEYS: &[Key] = &[key("degraded"), key("fai
 
 pub(in crate::config) const KEYS: &[Key] = &[
     was("announce", "bgp"),
+    key("prefix"),
     key("announce-to"),
     policy::MED,
     policy::LOCAL_PREF,
@@ -47,16 +52,24 @@ pub(in crate::config) struct Base {
     pub(super) blackhole: bool,
 }
 
-/// `[service.NAME.bgp]`, over `base`.
-pub(in crate::config) fn announce(table: &Table<'_>, base: &Base) -> Option<Announce> {
+/// `[service.NAME.bgp]`, over `base`. `address`: the service's, if it could be read.
+pub(in crate::config) fn announce(
+    table: &Table<'_>,
+    base: &Base,
+    address: Option<IpAddr>,
+) -> Option<Announce> {
     let mut announce = base.announce.clone();
     let own = Arc::make_mut(&mut announce.policy);
     let all = [
         policy::lay(table, base.blackhole, own),
         table.put("announce", &mut announce.announce, Node::boolean),
+        table.put("prefix", &mut announce.prefix, |node| prefix(node, address)),
         table.put_some("announce-to", &mut announce.to, groups),
         conditions(table, base.blackhole, &mut announce),
     ];
+    if !announce.announce {
+        announce.prefix = None;
+    }
     let good = all.into_iter().all(|good| good) && told_conditions(table, &announce);
     good.then_some(announce)
 }
@@ -127,8 +140,40 @@ fn needs(node: &Node<'_>) -> Option<Needs> {
     node.choice("need", [("all", Needs::All), ("any", Needs::Any)])
 }
 
+/// `None` for the address's own /32 or /128. The widest that is taken is the largest block that IANA and the
+/// registries have given one holder: whoever writes a wider one has lost a digit, or takes everybody's traffic.
+fn prefix(node: &Node<'_>, address: Option<IpAddr>) -> Option<Option<IpNet>> {
+    let prefix = single::prefix(node)?;
+    let family = Family::of(prefix.addr());
+    let widest = match family {
+        Family::Ipv4 => 8,
+        Family::Ipv6 => 16,
+    };
+    let wrong = if prefix.prefix_len() < widest {
+        format!("{prefix} is wider than any that one network holds, an {family} /{widest} at most")
+    } else if let Some(address) = address.filter(|address| !prefix.contains(address)) {
+        format!("{prefix} does not contain the address, {address}")
+    } else {
+        return Some(Some(prefix).filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()));
+    };
+    let right = address.map_or("a longer one".to_owned(), |address| {
+        format!("\"{}\", say", usual(address))
+    });
+    node.mistake(format_args!("{wrong}; write {right}"));
+    None
+}
+
+/// The longest prefix around the address that networks commonly hear of others.
+fn usual(address: IpAddr) -> IpNet {
+    let net = match address {
+        IpAddr::V4(address) => Ipv4Net::new_assert(address, 24).into(),
+        IpAddr::V6(address) => Ipv6Net::new_assert(address, 48).into(),
+    };
+    IpNet::trunc(&net)
+}
+
 fn groups(node: &Node<'_>) -> Option<Arc<BTreeSet<Group>>> {
     let right = "name a group of peers, leave it out for all peers, or write announce = false";
-    let groups = value::at_least_one(node, right, group)?;
+    let groups = value::at_least_one(node, right, single::group)?;
     Some(Arc::new(groups.into_iter().collect()))
 }

@@ -97,18 +97,24 @@ fn nobody(announced: &Announced<'_, '_>, peers: &[peer::Draft<'_>]) {
 fn allowed(announced: &Announced<'_, '_>, peers: &[peer::Draft<'_>]) {
     let mut noted = BTreeSet::new();
     for (address, service) in announced {
+        let wider = service.announce.as_deref().and_then(|it| it.prefix);
+        let prefix = wider.unwrap_or((*address).into());
         for draft in peers {
             let allow = draft.peer.allow.iter().flatten();
             if draft.peer.allow.is_none()
-                || allow.into_iter().any(|net| net.contains(address))
+                || allow.into_iter().any(|net| net.contains(&prefix))
                 || !told(&draft.peer, *address, service)
             {
                 continue;
             }
             let place = draft.place_of("allow");
             if noted.insert((address, place.offset())) {
-                service.table.place_of("address").mistake(format_args!(
-                    "{address} is announced to {}, but is not in its allow (line {}); add it there, or name other peers in announce-to",
+                let (at, what) = match wider {
+                    Some(prefix) => (service.place_of_bgp("prefix"), prefix.to_string()),
+                    None => (service.table.place_of("address"), address.to_string()),
+                };
+                at.mistake(format_args!(
+                    "{what} is announced to {}, but is not in its allow (line {}); add it there, or name other peers in announce-to",
                     draft.named(),
                     place.line()
                 ));

@@ -167,7 +167,8 @@ pub(super) fn prefixes(node: &Node<'_>) -> Option<Vec<IpNet>> {
     value::at_least_one(node, right, prefix)
 }
 
-fn prefix(node: &Node<'_>) -> Option<IpNet> {
+/// Without host bits.
+pub(super) fn prefix(node: &Node<'_>) -> Option<IpNet> {
     let text = node.string("a prefix", "192.0.2.0/24")?;
     let right = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
         (Ok(net), _) if net.addr() == net.network() => return Some(net),
