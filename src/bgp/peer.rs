@@ -8,40 +8,37 @@
 //! ```
 
 mod figures;
+mod links;
+mod shown;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use humantime::format_duration;
 use imbl::OrdMap;
-use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use self::links::Link;
+use self::shown::said;
 use super::established::{self, Established};
-use super::hint::Guards;
 use super::message::{self, Message, Sender};
 use super::notification::{Cease, Notification};
 use super::peering::{Actions, Peering, Side};
 use super::report::Board;
 use super::session::{Action, At, Ends, Event, Negotiated};
 use super::sockopt::Failed;
-use super::transport::{self, Connection, Incoming, Limits, Outgoing, Settings};
+use super::transport::{self, Incoming, Settings};
 use super::unnumbered::Neighbours;
-use crate::chain::chain;
 use crate::config;
-use crate::config::{MaximumAction, Ttl};
-use crate::routing::session::{Figures, Hint, Session, SessionState, Told};
+use crate::config::MaximumAction;
+use crate::routing::session::{Figures, Session};
 use crate::service::Family;
 use crate::snapshot::{PeerOrders, Vip};
 
-/// So many connections, with those that are being closed, a peer may cost us.
-const CONNECTIONS: usize = 8;
 /// How long the last withdrawals may take at an end in order.
 const WITHDRAW: Duration = Duration::from_secs(3);
 /// How long a peer that announced too much is left alone, unless somebody changes its configuration or clears it:
@@ -118,19 +115,6 @@ struct Peer {
     shown: Session,
     /// The last fault in the log.
     logged: Option<String>,
-}
-
-/// How a session that was established ended.
-struct End {
-    up: Duration,
-    why: String,
-}
-
-/// A connection and its two ends.
-struct Link {
-    connection: Connection,
-    local: SocketAddr,
-    remote: SocketAddr,
 }
 
 impl Peer {
@@ -287,68 +271,6 @@ impl Peer {
             // Somebody has done something about what it was left alone for.
             self.start();
         }
-    }
-
-    fn accept(&mut self, stream: TcpStream) {
-        if self.tasks.len() >= CONNECTIONS {
-            tracing::debug!(peer = %self.current.peer.id, "a connection too many is closed unanswered");
-            return;
-        }
-        let admitted = if self.ending.is_none() {
-            self.peering.admit(at())
-        } else {
-            Err(Notification::cease(Cease::ConnectionRejected))
-        };
-        match admitted {
-            Ok(actions) => {
-                self.apply(actions);
-                self.open(Side::In, stream);
-            }
-            Err(why) => {
-                tracing::debug!(peer = %self.current.peer.id, %why, "a connection is refused");
-                Connection::new(stream, self.limits(), &mut self.tasks)
-                    .close(Some(message::notification(&why)));
-            }
-        }
-    }
-
-    fn connected(&mut self, result: Result<TcpStream, Failed>) {
-        self.connecting = None;
-        match result {
-            Ok(stream) => self.open(Side::Out, stream),
-            Err(failed) => {
-                let fault = chain(&failed);
-                let refused = [
-                    io::ErrorKind::ConnectionRefused,
-                    io::ErrorKind::ConnectionReset,
-                ];
-                let event = if refused.contains(&failed.source.kind()) {
-                    Event::ConnectionRefused(fault)
-                } else {
-                    Event::ConnectionFails(fault)
-                };
-                self.event(Side::Out, event);
-            }
-        }
-    }
-
-    fn open(&mut self, side: Side, stream: TcpStream) {
-        let connection = Connection::new(stream, self.limits(), &mut self.tasks);
-        let event = match (connection.local, connection.remote) {
-            (Some(local), Some(remote)) => {
-                tracing::debug!(peer = %self.current.peer.id, ?side, %local, %remote, "connected");
-                *self.link(side) = Some(Link {
-                    connection,
-                    local,
-                    remote,
-                });
-                Event::Connected
-            }
-            (None, _) | (_, None) => {
-                Event::ConnectionFails("the connection is gone already".into())
-            }
-        };
-        self.event(side, event);
     }
 
     fn receive(&mut self, side: Side, incoming: Option<Incoming>) {
@@ -511,16 +433,7 @@ impl Peer {
         let Some(link) = self.link(side) else { return };
         let (local, remote) = (link.local, link.remote);
         let shown = established::shown(&negotiated, local, remote);
-        let families: Vec<String> = shown.families.iter().map(Family::to_string).collect();
-        tracing::info!(
-            peer = %self.current.peer.id,
-            %local,
-            %remote,
-            hold_time = %format_duration(shown.hold_time),
-            families = families.join(" "),
-            "BGP session established"
-        );
-        self.logged = None;
+        self.log_established(&shown);
         self.shown.negotiated = Some(Arc::new(shown));
         let now = Instant::now();
         let orders = &self.current;
@@ -536,45 +449,6 @@ impl Peer {
             internal: ends.local_as == ends.peer_as,
             four_octet_as: established.is_none_or(Established::four_octet_as),
         }
-    }
-
-    /// Where there is no room the peer has more than a keepalive before it already.
-    fn send(&mut self, side: Side, frame: Vec<u8>, withdrawn: Vec<IpNet>) -> bool {
-        let figures = self.shown.figures.clone();
-        match self.link(side) {
-            Some(link) if link.connection.has_room() => {
-                figures::count(&figures.sent, &frame);
-                link.connection.send(Outgoing { frame, withdrawn })
-            }
-            Some(_) | None => false,
-        }
-    }
-
-    /// The end that this is, if there was a session.
-    fn close(&mut self, side: Side, last: Option<&Notification>) -> Option<End> {
-        if side == Side::Out {
-            self.connecting = None;
-        }
-        let established = self.established.take_if(|e| e.side == side);
-        if established.is_some() {
-            figures::add(&self.shown.figures.times_lost);
-            figures::FAMILIES.iter().enumerate().for_each(|(index, _)| {
-                figures::set(&self.shown.figures.prefixes[index], 0);
-            });
-            self.shown.negotiated = None;
-        }
-        if let Some(link) = self.link(side).take() {
-            let frame = last.map(message::notification);
-            if let (Some(last), Some(frame)) = (last, &frame) {
-                self.shown.told_last = Some(Arc::new(said(last)));
-                figures::count(&self.shown.figures.sent, frame);
-            }
-            link.connection.close(frame);
-        }
-        established.map(|established| End {
-            up: Instant::now() - established.since,
-            why: last.map_or_else(String::new, |last| format!("we say: {last}")),
-        })
     }
 
     /// As many UPDATEs as the writer has room for.
@@ -599,95 +473,8 @@ impl Peer {
         }
     }
 
-    /// Once, not at each try that fails the same way.
-    fn log_fault(&mut self, fault: String) {
-        if self.logged.as_ref() != Some(&fault) {
-            tracing::info!(peer = %self.current.peer.id, fault, "BGP session failed");
-            self.logged = Some(fault);
-        }
-    }
-
-    /// In place of the fault, which is its reason.
-    fn log_end(&mut self, End { up, why }: End) {
-        let up = format_duration(Duration::from_secs(up.as_secs()));
-        tracing::info!(peer = %self.current.peer.id, reason = why, %up, "BGP session ended");
-        self.logged = Some(why);
-    }
-
-    fn report(&mut self) {
-        figures::timers(&self.shown.figures, &self.peering.timers());
-        let state = self.peering.furthest();
-        if state != self.shown.state {
-            tracing::debug!(peer = %self.current.peer.id, ?state, "BGP session changed");
-            let was = self.shown.state == SessionState::Established;
-            if was != (state == SessionState::Established) {
-                self.shown.since = Some(figures::wall_clock());
-            }
-        }
-        let shunned = self.shunned.as_ref().map(|(_, fault)| fault);
-        let fault = shunned.or_else(|| self.peering.fault());
-        let shown = &mut self.shown;
-        shown.state = state;
-        if shown.fault.as_ref() != fault {
-            shown.fault = fault.cloned();
-        }
-        match &self.established {
-            Some(established) => {
-                shown.routes = established.routes().clone();
-                shown.untold = established.untold().clone();
-                shown.foreign = established.foreign().clone();
-                shown.over_maximum = established.over_maximum().clone();
-            }
-            None => {
-                shown.routes = OrdMap::new();
-                shown.untold = OrdMap::new();
-                shown.foreign = OrdMap::new();
-                shown.over_maximum.clear();
-            }
-        }
-        self.shown.hint = self.hint();
-        self.board.peer(&self.current.peer.id, &self.shown);
-    }
-
-    fn hint(&self) -> Option<Hint> {
-        let ours = Guards {
-            key: self.current.peer.authentication.is_some(),
-            gtsm: matches!(self.current.peer.ttl, Ttl::Security(_)),
-        };
-        match &self.established {
-            Some(established) => established
-                .misses_a_family()
-                .then_some(Hint::FamilyNotActivated),
-            None => self.peering.hint(ours, Instant::now()),
-        }
-    }
-
     fn established_by(&mut self, side: Side) -> Option<&mut Established> {
         self.established.as_mut().filter(|e| e.side == side)
-    }
-
-    fn link(&mut self, side: Side) -> &mut Option<Link> {
-        match side {
-            Side::Out => &mut self.outgoing,
-            Side::In => &mut self.incoming,
-        }
-    }
-
-    fn has_room(&mut self, side: Side) -> bool {
-        let link = self.link(side).as_ref();
-        link.is_some_and(|link| link.connection.has_room())
-    }
-
-    fn limits(&self) -> Limits {
-        let longest = if self.current.ends.extended_messages {
-            message::LONGEST_EXTENDED
-        } else {
-            message::LONGEST
-        };
-        Limits {
-            send_hold: self.current.peer.send_hold_time,
-            longest,
-        }
     }
 }
 
@@ -700,15 +487,6 @@ fn too_many(family: Family, maximum: u32) -> Notification {
     let [a, b, c, d] = maximum.to_be_bytes();
     let why = Notification::cease(Cease::MaximumPrefixes);
     Notification::new(why.code, why.subcode, [0, afi, 1, a, b, c, d])
-}
-
-fn said(notification: &Notification) -> Told {
-    Told {
-        at: figures::wall_clock(),
-        code: notification.code,
-        subcode: notification.subcode,
-        text: notification.to_string(),
-    }
 }
 
 fn at() -> At {
