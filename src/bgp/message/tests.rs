@@ -318,7 +318,7 @@ mod golden {
         // A withdrawal is none, nor is one of which a part cannot be read.
         for frame in [
             v4,
-            withdraw(Family::Ipv6, &["2001:db8::1".parse().unwrap()]),
+            withdraw(Family::Ipv6, &[net("2001:db8::1/128")]),
             update_frame(&[], &[0x80, 15, 4, 0, 2, 1, 200], &[]),
         ] {
             assert_eq!(read_update(&frame, EXTERNAL).end_of_rib, None);
