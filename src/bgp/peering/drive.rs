@@ -72,7 +72,7 @@ fn ends(local: u8, bits: u8, delay: u8) -> Ends {
     };
     Ends {
         local_as: u32::from(local),
-        identifier: [10, 0, 0, local].into(),
+        identifier: [10, delay & 2, 0, local].into(),
         hold_time: 9,
         peer_as: u32::from(3 - local),
         families: families.iter().copied().collect(),
@@ -122,7 +122,7 @@ impl World {
                 let event = match how / 2 % 3 {
                     0 => Event::UpdateSent,
                     1 => Event::SendHoldTimerExpires,
-                    _ => Event::Malformed(Notification::new(1 + how % 3, 1, [])),
+                    _ => Event::Malformed(Notification::new(1 + how / 8 % 3, 1, [])),
                 };
                 self.event(side, event, at)
             }
@@ -181,8 +181,8 @@ impl World {
         more: &mut impl Iterator<Item = u8>,
         at: At,
     ) -> Result<(), String> {
+        let kind = more.next().map_or(4, |byte| byte % 7);
         let body: Vec<u8> = more.take(usize::from(how) / 2).collect();
-        let kind = body.first().map_or(4, |byte| byte % 7);
         let mut frame = vec![0xff; 16];
         frame.extend(((message::HEADER + body.len()) as u16).to_be_bytes());
         frame.push(kind);

@@ -724,3 +724,19 @@ proptest! {
         prop_assert_eq!(drive(&[ends.to_vec(), steps.concat()].concat()), Ok(()));
     }
 }
+
+/// What the fuzz target `session` starts from, and what it has found, hold without a fuzzer, too.
+#[test]
+fn what_the_fuzzer_knows() {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/integration/fuzz/seeds/session"
+    );
+    let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+    assert!(seeds.len() > 30, "{} seeds", seeds.len());
+    for seed in seeds {
+        let path = seed.unwrap().path();
+        let script = std::fs::read(&path).unwrap();
+        assert_eq!(drive(&script), Ok(()), "{}", path.display());
+    }
+}
