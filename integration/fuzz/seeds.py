@@ -203,7 +203,134 @@ session = {
                            + lost(IN),
 }
 
-for target, seeds in (("decoder", decoder), ("session", session)):
+# Two bytes of configuration and then steps: see live/script.rs.
+PASSIVE, LONG_MESSAGES, DELAY, MAXIMUM, INTERVAL, IBGP, ROLE, LISTENS = (1 << bit for bit in range(8))
+V4_ONLY, V6_ONLY, TWO_BYTES, NO_REFRESH, PLAIN_REFRESH, LONGER, LARGER, SHORT_HOLD = 1, 2, 4, 8, 16, 32, 64, 128
+CLEAR, DISABLE, ENABLE, HOLD_TIME, PEER_AS, ONE_FAMILY, NEXT_HOP, RESTORE, REMOVE = range(9)
+CLOSE, RESET, HALF_CLOSE = range(3)
+OPEN, KEEPALIVE, UPDATE, REFRESH, NOTIFICATION = range(5)
+connect, deaf, hears, pause = b"\0\0", b"\2\1", b"\2\0", b"\3\0"
+
+
+def say(kind, number=0, wire=0):
+    return bytes([4 + kind, wire + 8 * number])
+
+
+def whole(message, wire=0):
+    return bytes([9, wire + 8 * message[18], len(message) - 19]) + message[19:]
+
+
+def raw(data, wire=0):
+    return bytes([10, wire, len(data)]) + data
+
+
+def wrong(kind, at, by, number=0, wire=0):
+    return bytes([11, wire + 8 * (kind + 5 * number), at, by])
+
+
+def part(kind, length, number=0, wire=0):
+    return bytes([12, wire + 8 * (kind + 5 * number), length])
+
+
+def close(how, wire=0):
+    return bytes([13, wire + 8 * how])
+
+
+def announced(index, med):
+    return bytes([14, index + 16 * med])
+
+
+def withdrawn(index):
+    return bytes([14, index + 8])
+
+
+def order(which):
+    return bytes([15, which])
+
+
+def established(wire=0):
+    return connect + say(OPEN, wire=wire) + say(KEEPALIVE, wire=wire) + pause
+
+
+def taken(wire=0):
+    return pause + say(OPEN, wire=wire) + say(KEEPALIVE, wire=wire) + pause
+
+
+# The numbers of an UPDATE: IPv6, more prefixes, a withdrawal, an End-of-RIB.
+IPV6, FOUR, MANY, WITHDRAW, END = 1, 2, 4, 6, 12
+live = {
+    "in": (0, 0, established() + pause + say(KEEPALIVE)),
+    "out": (LISTENS, 0, taken()),
+    "out-when-cleared": (0, 0, hears + order(CLEAR) + taken()),
+    "in-while-passive": (PASSIVE, 0, established()),
+    "internal": (IBGP, 0, established() + say(UPDATE)),
+    "internal-in-two-bytes": (IBGP, TWO_BYTES, established()),
+    "two-bytes": (0, TWO_BYTES, established() + say(UPDATE)),
+    "long-messages": (LONG_MESSAGES, LONGER, established() + say(UPDATE, MANY)),
+    "role": (ROLE, 0, established() + say(UPDATE)),
+    "one-family-each": (0, V4_ONLY, established() + say(UPDATE, IPV6) + order(ONE_FAMILY)),
+    "ipv6": (0, V6_ONLY, established() + say(UPDATE, IPV6) + say(UPDATE, IPV6 + WITHDRAW)),
+    "collision-theirs-stays": (LISTENS, LARGER, connect + pause + say(OPEN) + say(OPEN, wire=1) + say(KEEPALIVE)
+                               + say(KEEPALIVE, wire=1) + pause),
+    "collision-ours-stays": (LISTENS, 0, connect + pause + say(OPEN) + say(OPEN, wire=1) + say(KEEPALIVE)
+                             + say(KEEPALIVE, wire=1) + pause),
+    "collision-with-established": (LISTENS, 0, taken() + established(1)),
+    "silent-beside-established": (LISTENS, 0, taken() + connect + pause + connect + pause),
+    "second-of-theirs": (0, 0, connect + say(OPEN) + connect + say(OPEN, wire=1) + say(KEEPALIVE, wire=1) + pause),
+    "many-connections": (0, 0, connect * 12 + pause + b"".join(say(OPEN, wire=wire) for wire in range(8)) + pause),
+    "many-one-by-one": (0, 0, (connect + pause) * 12),
+    "many-that-say-nothing": (0, 0, connect * 12 + b"".join(close(RESET, wire) for wire in range(8)) + connect * 4),
+    "delayed-open-in-time": (DELAY, 0, established()),
+    "delayed-open-expires": (DELAY, 0, connect + pause + pause + say(OPEN) + say(KEEPALIVE) + pause),
+    "delayed-open-keepalive-first": (DELAY, 0, connect + say(KEEPALIVE) + pause),
+    "refreshes": (0, 0, established() + b"".join(say(REFRESH, number) for number in range(6)) + pause),
+    "refresh-plain": (0, PLAIN_REFRESH, established() + say(REFRESH) + say(REFRESH, 3) + pause),
+    "refresh-not-taken": (0, NO_REFRESH, established() + say(UPDATE, MANY) + announced(1, 5)),
+    "updates": (0, 0, established() + say(UPDATE) + say(UPDATE, FOUR) + say(UPDATE, IPV6 + MANY) + say(UPDATE, END)
+                + say(UPDATE, WITHDRAW) + say(UPDATE, WITHDRAW + IPV6 + MANY)),
+    "update-malformed": (0, 0, established() + whole(update(attributes=origin + next_hop, nlri=v4)) + pause
+                         + whole(update(attributes=attribute(0x40, 1, b"\3") + path_of_one + next_hop, nlri=v4)) + pause
+                         + whole(update(attributes=origin, nlri=b"\x21\1\2\3\4\5")) + pause),
+    "update-of-a-family-unknown": (0, 0, established() + whole(update(
+        attributes=attribute(0x80, 14, b"\0\x19\x46\4\x0a\0\0\1\0\2\1\1") + origin + path_of_one)) + pause),
+    "update-before-open": (0, 0, connect + say(UPDATE) + pause),
+    "update-in-openconfirm": (0, 0, connect + say(OPEN) + say(UPDATE) + pause),
+    "too-many-prefixes": (MAXIMUM, 0, established() + say(UPDATE, MANY) + pause + connect + pause + order(CLEAR)),
+    "wrong-marker": (0, 0, established() + wrong(KEEPALIVE, 3, 1) + pause),
+    "wrong-length": (0, 0, established() + wrong(UPDATE, 17, 0x80) + pause),
+    "wrong-type": (0, 0, connect + wrong(OPEN, 18, 0xf0) + pause),
+    "wrong-version": (0, 0, connect + wrong(OPEN, 19, 1) + pause),
+    "wrong-as": (0, 0, connect + wrong(OPEN, 21, 1) + pause + connect + wrong(OPEN, 20, 2, wire=1) + pause),
+    "wrong-hold-time": (0, 0, connect + wrong(OPEN, 23, 90 ^ 2) + pause),
+    "raw": (0, 0, connect + raw(b"GET / HTTP/1.1\r\nHost: router\r\n\r\n") + pause),
+    "raw-session": (0, 0, connect + raw(opening(families + capability(65, b"\0\0\xfd\xe9")) + message(4)) + pause
+                    + raw(message(5, b"\0\1\0\1") + message(4) * 3 + message(3, b"\6\2\5hallo")) + pause),
+    "halves": (0, 0, connect + part(OPEN, 20) + pause + close(HALF_CLOSE) + pause + established(1)
+               + part(UPDATE, 30, wire=1) + pause + close(CLOSE, 1)),
+    "notifications": (0, 0, b"".join(
+        established(wire) + say(NOTIFICATION, wire + 1, wire) + pause for wire in range(4))),
+    "ends-in-every-state": (0, 0, connect + close(CLOSE) + connect + say(OPEN, wire=1) + close(RESET, 1)
+                            + established(2) + close(HALF_CLOSE, 2) + pause + established(3) + close(RESET, 3)),
+    "closed-unread": (0, 0, connect + say(OPEN) + say(KEEPALIVE) + close(CLOSE) + established(1) + close(CLOSE, 1)),
+    "announced-and-withdrawn": (0, 0, established() + announced(1, 3) + announced(5, 4) + pause + withdrawn(0)
+                                + withdrawn(4) + announced(1, 0) + pause + announced(0, 1)),
+    "announced-at-intervals": (INTERVAL, 0, established() + announced(0, 1) + announced(0, 2) + withdrawn(0)
+                               + announced(0, 3) + pause + announced(0, 4) + say(REFRESH)),
+    "nothing-announced": (0, 0, withdrawn(0) + withdrawn(4) + established()),
+    "cleared": (LISTENS, 0, established(0) + order(CLEAR) + taken(1) + order(CLEAR) + taken(2)),
+    "disabled-and-enabled": (0, 0, established() + order(DISABLE) + pause + connect + pause + order(ENABLE)
+                             + established(2)),
+    "reloaded": (0, 0, established() + order(HOLD_TIME) + pause + established(1) + order(PEER_AS) + pause
+                 + established(2) + order(RESTORE) + established(3) + order(ONE_FAMILY) + pause),
+    "next-hop-changed": (0, 0, established() + order(NEXT_HOP) + pause + order(RESTORE) + pause),
+    "removed-and-back": (LISTENS, 0, established() + order(REMOVE) + pause + order(RESTORE) + established(1)
+                         + order(REMOVE) + order(RESTORE)),
+    "removed-before-its-open": (0, 0, connect + order(REMOVE) + pause + connect + order(RESTORE) + connect),
+    "short-hold-time": (0, SHORT_HOLD, established() + pause),
+}
+live = {name: bytes([speaker, router]) + steps for name, (speaker, router, steps) in live.items()}
+
+for target, seeds in (("decoder", decoder), ("session", session), ("live", live)):
     (FOLDER / target).mkdir(parents=True, exist_ok=True)
     for name, seed in seeds.items():
         (FOLDER / target / name).write_bytes(seed)
