@@ -635,11 +635,17 @@ async fn listening() {
     );
     assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
 
-    // An IPv6 listener leaves the IPv4 port alone.
-    let all = api::bind(&["[::]:0".parse().unwrap()]).await.unwrap();
-    let port = all[0].local_addr().unwrap().port();
-    let four = SocketAddr::from(([0, 0, 0, 0], port));
-    let four = api::bind(&[four]).await.unwrap();
+    // An IPv6 listener leaves the IPv4 port alone. Others on this machine may have some of these.
+    let mut free = None;
+    for _ in 0..20 {
+        let all = api::bind(&["[::]:0".parse().unwrap()]).await.unwrap();
+        let port = all[0].local_addr().unwrap().port();
+        if let Ok(four) = api::bind(&[SocketAddr::from(([0, 0, 0, 0], port))]).await {
+            free = Some((all, four, port));
+            break;
+        }
+    }
+    let (all, four, port) = free.expect("one of twenty ports");
 
     // All of them are answered on.
     let (_snapshots, receiver) = watch::channel(Arc::new(sample::snapshot([])));
