@@ -101,7 +101,8 @@ fn what_it_shows() {
     ];
     assert_eq!(lines[6], why);
     let addresses = shown(&lab, "bgp addresses");
-    assert_eq!(words(&addresses)[1], ["192.0.2.1", "healthy", "10.9.0.2"]);
+    let line = ["192.0.2.1", "192.0.2.1/32", "healthy", "10.9.0.2"];
+    assert_eq!(words(&addresses)[1], line);
 
     let json: Value = serde_json::from_str(&shown(&lab, "bgp --json")).unwrap();
     assert_eq!(json["peers"]["10.9.0.2"]["state"], "Established");
