@@ -81,7 +81,7 @@ fn what_it_shows() {
 
     let one = shown(&lab, "bgp 10.9.0.2");
     assert!(one.starts_with("10.9.0.2: AS 65001, external\n"), "{one}");
-    assert!(one.contains("\n  told              1 addresses\n"), "{one}");
+    assert!(one.contains("\n  told              1 address\n"), "{one}");
     let routes = shown(&lab, "bgp show 10.9.0.2 --routes");
     let lines = words(&routes);
     assert_eq!(

@@ -352,7 +352,8 @@ impl Detail<'_> {
         writeln!(f, "  malformed updates {}", self.malformed_updates)?;
         let (up, lost) = (self.times_established, self.times_lost);
         writeln!(f, "  sessions          {up} established, {lost} lost")?;
-        writeln!(f, "  told              {} addresses", self.told)
+        let plural = if self.told == 1 { "" } else { "es" };
+        writeln!(f, "  told              {} address{plural}", self.told)
     }
 }
 
