@@ -39,7 +39,8 @@ async fn a_restart_takes_over() {
     drop(first);
     let mut second = Balancer::start("lvs1", with());
     let over = |records: &std::collections::BTreeMap<String, serde_json::Value>| {
-        records["balancers/lvs1"]["started"] != started
+        let ours = records.get("balancers/lvs1");
+        ours.is_some_and(|record| record["started"] != started)
     };
     store.until("taken over", over).await;
     let end = Instant::now() + LEASE + NOTICED / 2;
