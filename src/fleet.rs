@@ -81,6 +81,12 @@ pub async fn run(
                 keep(&me, etcd, &mut snapshots, &mut complaint).await;
                 // What is said of one cluster is not true of the next.
                 complaint.withdraw().await;
+                if snapshots.has_changed().is_err() {
+                    return;
+                }
+                // While we said farewell to it the same cluster may have come to be wanted again: that is no
+                // difference to wait for.
+                continue;
             }
             (Some(_), false) => {
                 let fault = format!("the host's name {:?} cannot be part of a key", me.hostname);
