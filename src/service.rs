@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 /// The name of a service, as in `[service.NAME]`: letters, digits, `.`, `_`, `-`, at most 128 of them.
@@ -130,6 +131,10 @@ impl Family {
             IpAddr::V4(_) => Family::Ipv4,
             IpAddr::V6(_) => Family::Ipv6,
         }
+    }
+
+    pub fn of_prefix(prefix: &IpNet) -> Family {
+        Family::of(prefix.addr())
     }
 }
 

@@ -76,7 +76,7 @@ impl Heard {
     ) {
         for family in &update.disabled {
             self.families.remove(family);
-            self.keep(|prefix| family_of(prefix) != *family);
+            self.keep(|prefix| Family::of_prefix(prefix) != *family);
         }
         // A prefix in both lists is announced (RFC 4271 section 4.3).
         for prefix in &update.withdrawn {
@@ -85,7 +85,7 @@ impl Heard {
         let mut made = [None, None];
         for prefix in &update.announced {
             let fingerprint = self.hasher.hash_one(prefix);
-            let Some(count) = self.families.get_mut(&family_of(prefix)) else {
+            let Some(count) = self.families.get_mut(&Family::of_prefix(prefix)) else {
                 continue;
             };
             count.announced(fingerprint, self.maximum);
@@ -120,7 +120,7 @@ impl Heard {
         // An end without a begin is ignored.
         if let Some(again) = count.again.take() {
             (count.prefixes, count.missed) = (again.prefixes, again.missed);
-            self.keep(|prefix| family_of(prefix) != family || again.ours.contains(prefix));
+            self.keep(|prefix| Family::of_prefix(prefix) != family || again.ours.contains(prefix));
         }
     }
 
@@ -169,7 +169,7 @@ impl Heard {
 
     fn withdrawn(&mut self, prefix: &IpNet) {
         let fingerprint = self.hasher.hash_one(prefix);
-        let Some(count) = self.families.get_mut(&family_of(prefix)) else {
+        let Some(count) = self.families.get_mut(&Family::of_prefix(prefix)) else {
             return;
         };
         count.prefixes.remove(&fingerprint);
@@ -225,10 +225,6 @@ fn shortened(as_path: &str) -> String {
     let start = &as_path[..as_path.floor_char_boundary(LONGEST_PATH)];
     let (whole, _) = start.rsplit_once(' ').unwrap_or((start, ""));
     format!("{whole} …")
-}
-
-fn family_of(prefix: &IpNet) -> Family {
-    Family::of(prefix.addr())
 }
 
 fn as_usize(number: u32) -> usize {

@@ -100,7 +100,7 @@ impl RibOut {
     /// From now on the peer is to have this of the prefix; `None`: nothing.
     /// Prefixes of a family that was not agreed on are left out.
     pub(crate) fn want(&mut self, prefix: IpNet, route: Option<Arc<Route>>) {
-        let route = route.filter(|_| self.families.contains(&family_of(&prefix)));
+        let route = route.filter(|_| self.families.contains(&Family::of_prefix(&prefix)));
         if self.wanted.get(&prefix) == route.as_ref() {
             return;
         }
@@ -196,7 +196,7 @@ impl RibOut {
     /// The next message, to be written for sure: withdrawals first, then announcements, then the markers.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Update> {
         if let Some(first) = self.withdrawals.first() {
-            return Some(self.withdraw(family_of(first)));
+            return Some(self.withdraw(Family::of_prefix(first)));
         }
         // A refresh begins when the first table is through, so that its end and the refresh's are told apart.
         while let Some(family) = self.asked.difference(&self.marks).next().copied() {
@@ -268,9 +268,10 @@ impl RibOut {
     /// All of the family is to be sent, and what is held goes with it.
     fn begin_refresh(&mut self, family: Family) {
         self.asked.remove(&family);
-        self.held.retain(|prefix| family_of(prefix) != family);
+        self.held
+            .retain(|prefix| Family::of_prefix(prefix) != family);
         for (prefix, route) in &self.wanted {
-            if family_of(prefix) == family {
+            if Family::of_prefix(prefix) == family {
                 let group = (family, route.clone());
                 self.announcements.entry(group).or_default().insert(*prefix);
             }
@@ -288,7 +289,7 @@ impl RibOut {
 
     fn send(&mut self, prefix: IpNet) {
         if let Some(route) = self.wanted.get(&prefix) {
-            let group = (family_of(&prefix), route.clone());
+            let group = (Family::of_prefix(&prefix), route.clone());
             self.announcements.entry(group).or_default().insert(prefix);
         }
     }
@@ -298,7 +299,7 @@ impl RibOut {
         let Some(route) = self.wanted.get(&prefix) else {
             return;
         };
-        let group = (family_of(&prefix), route.clone());
+        let group = (Family::of_prefix(&prefix), route.clone());
         if let Some(prefixes) = self.announcements.get_mut(&group) {
             prefixes.remove(&prefix);
             if prefixes.is_empty() {
@@ -372,7 +373,7 @@ fn dialect(ends: &Ends, negotiated: &Negotiated) -> Dialect {
 fn take(from: &mut BTreeSet<IpNet>, family: Family, room: usize) -> Vec<IpNet> {
     let taken: Vec<IpNet> = from
         .iter()
-        .take_while(|prefix| family_of(prefix) == family)
+        .take_while(|prefix| Family::of_prefix(prefix) == family)
         // Whatever the attributes, one goes: else nothing ever would.
         .take(room.max(1))
         .copied()
@@ -381,10 +382,6 @@ fn take(from: &mut BTreeSet<IpNet>, family: Family, room: usize) -> Vec<IpNet> {
         from.remove(prefix);
     }
     taken
-}
-
-fn family_of(prefix: &IpNet) -> Family {
-    Family::of(prefix.addr())
 }
 
 #[cfg(test)]
@@ -849,7 +846,7 @@ mod tests {
                         }
                     }
                     _ => {
-                        rib.refresh(family_of(&prefix));
+                        rib.refresh(Family::of_prefix(&prefix));
                         refreshed = true;
                     }
                 }

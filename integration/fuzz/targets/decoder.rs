@@ -107,7 +107,7 @@ fn update_again(update: Update, dialect: Dialect) {
     assert!(disabled.is_empty() || fault.is_some());
     for prefix in announced.iter().chain(&withdrawn) {
         assert_eq!(*prefix, prefix.trunc());
-        assert!(!disabled.contains(&Family::of(prefix.addr())));
+        assert!(!disabled.contains(&Family::of_prefix(prefix)));
     }
     assert_eq!(attributes.next_hop.is_some() && announced.is_empty(), false);
     let Some(next_hop) = attributes.next_hop else {
@@ -127,7 +127,7 @@ fn update_again(update: Update, dialect: Dialect) {
     for family in [Family::Ipv4, Family::Ipv6] {
         let all = announced.iter().copied();
         let all: Vec<IpNet> = all
-            .filter(|net| Family::of(net.addr()) == family && message::is_unicast(*net))
+            .filter(|net| Family::of_prefix(net) == family && message::is_unicast(*net))
             .collect();
         let room = message::prefixes_per_update(dialect, &route, family);
         for some in all.chunks(room) {

@@ -104,7 +104,7 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: Whole(|snapshot, w| {
             by_family(snapshot, w, |session, family| {
                 let prefixes = session.routes.keys();
-                let of = prefixes.filter(|prefix| service::Family::of(prefix.addr()) == family);
+                let of = prefixes.filter(|prefix| service::Family::of_prefix(prefix) == family);
                 of.count() as u64
             })
         }),

@@ -46,9 +46,7 @@ pub fn withdrawals_per_update(dialect: Dialect, family: Family) -> usize {
 /// a link with the peer, and routers do without. One that is link-local itself takes the global one's place,
 /// 16 bytes long: that is what BIRD and FRR take from a peer that has no other.
 pub fn announce(dialect: Dialect, route: &Route, prefixes: &[IpNet]) -> Vec<u8> {
-    let family = prefixes
-        .first()
-        .map_or(Family::Ipv4, |one| Family::of(one.addr()));
+    let family = prefixes.first().map_or(Family::Ipv4, Family::of_prefix);
     encode(&BgpMessage::Update(reachable(
         dialect, route, family, prefixes,
     )))

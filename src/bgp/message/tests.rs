@@ -889,7 +889,7 @@ proptest! {
         if let Ok(Message::Update(update)) = decode(&frame, Sender { internal, four_octet_as }) {
             let heard = update.announced.iter().chain(&update.withdrawn);
             for prefix in heard {
-                prop_assert!(!update.disabled.contains(&Family::of(prefix.addr())));
+                prop_assert!(!update.disabled.contains(&Family::of_prefix(prefix)));
                 prop_assert_eq!(*prefix, prefix.trunc());
             }
             if update.announced.is_empty() {

@@ -66,7 +66,7 @@ fn together(withdrawn: Vec<IpNet>, announced: Vec<IpNet>, mut found: Found) -> U
         disabled: found.disabled,
     };
     if !update.disabled.is_empty() {
-        let heard = |prefix: &IpNet| !update.disabled.contains(&Family::of(prefix.addr()));
+        let heard = |prefix: &IpNet| !update.disabled.contains(&Family::of_prefix(prefix));
         update.withdrawn.retain(heard);
         update.announced.retain(heard);
     }

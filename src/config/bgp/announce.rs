@@ -144,7 +144,7 @@ fn needs(node: &Node<'_>) -> Option<Needs> {
 /// registries have given one holder: whoever writes a wider one has lost a digit, or takes everybody's traffic.
 fn prefix(node: &Node<'_>, address: Option<IpAddr>) -> Option<Option<IpNet>> {
     let prefix = single::prefix(node)?;
-    let family = Family::of(prefix.addr());
+    let family = Family::of_prefix(&prefix);
     let widest = match family {
         Family::Ipv4 => 8,
         Family::Ipv6 => 16,
