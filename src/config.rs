@@ -137,9 +137,12 @@ pub struct Peer {
 impl Peer {
     /// Whether the peer is told of an address that is announced.
     pub fn is_told(&self, address: IpAddr, announce: &Announce) -> bool {
-        announce.announce
-            && self.has_family_of(address)
-            && self.is_of_groups(announce.to.as_deref())
+        announce.announce && self.is_meant(address, announce.to.as_deref())
+    }
+
+    /// Whether an announcement of the address to these groups is for the peer; `None`: one to all peers.
+    pub fn is_meant(&self, address: IpAddr, to: Option<&BTreeSet<Group>>) -> bool {
+        self.has_family_of(address) && self.is_of_groups(to)
     }
 
     /// Whether addresses like this are for the peer at all.
@@ -147,7 +150,7 @@ impl Peer {
         self.families.contains(&Family::of(address))
     }
 
-    /// Whether an announcement to these groups is for the peer; `None`: one to all peers.
+    /// Whether it is of one of these groups; `None`: of all peers.
     pub fn is_of_groups(&self, to: Option<&BTreeSet<Group>>) -> bool {
         to.is_none_or(|to| !to.is_disjoint(&self.groups))
     }

@@ -103,11 +103,9 @@ impl<'a> Known<'a> {
 
     /// How many addresses it has been told, of how many.
     fn told(&self, snapshot: &Snapshot) -> (usize, usize) {
-        let vips = snapshot.vips.iter();
-        let announced =
-            vips.filter_map(|(address, vip)| Some((*address, vip.announce.as_ref().ok()?)));
-        let wanted = announced.filter(|(address, announcement)| {
-            self.peer.has_family_of(*address) && self.peer.is_of_groups(announcement.to.as_deref())
+        let wanted = snapshot.vips.iter().filter(|(address, vip)| {
+            let announce = vip.announce.as_ref();
+            announce.is_ok_and(|it| self.peer.is_meant(**address, it.to.as_deref()))
         });
         let told = self.session.map_or(0, |session| session.routes.len());
         (told, wanted.count())

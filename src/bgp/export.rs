@@ -56,8 +56,7 @@ impl Export {
         vip: &Vip,
     ) -> Option<Result<Arc<Route>, Untold>> {
         let announcement = vip.announce.as_ref().ok()?;
-        let is_meant =
-            self.peer.has_family_of(address) && self.peer.is_of_groups(announcement.to.as_deref());
+        let is_meant = self.peer.is_meant(address, announcement.to.as_deref());
         if !message::is_unicast(vip.prefix_of(address)) || !is_meant {
             return None;
         }

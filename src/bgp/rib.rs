@@ -38,7 +38,7 @@ pub(crate) struct RibOut {
     /// of that, unless they are in `wanted` again by then.
     replaced: BTreeMap<IpNet, BTreeSet<IpNet>>,
     /// In `wanted`, and to be sent now; by attributes, since an UPDATE has one set of them.
-    announcements: BTreeMap<(Family, Arc<Route>), BTreeSet<IpNet>>,
+    announcements: Announcements,
     /// In `wanted`, and to be sent when their time in `recent` is over.
     held: BTreeSet<IpNet>,
     recent: Recent,
@@ -48,6 +48,8 @@ pub(crate) struct RibOut {
     asked: BTreeSet<Family>,
     refreshing: BTreeSet<Family>,
 }
+
+type Announcements = BTreeMap<(Family, Arc<Route>), BTreeSet<IpNet>>;
 
 /// One message to write.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,12 +111,12 @@ impl RibOut {
         match route {
             Some(route) => {
                 let news = self.sent.get(&prefix) != Some(&route);
-                self.wanted.insert(prefix, route);
                 if news && self.recent.at.contains_key(&prefix) {
                     self.held.insert(prefix);
                 } else if news {
-                    self.send(prefix);
+                    send(&mut self.announcements, prefix, &route);
                 }
+                self.wanted.insert(prefix, route);
             }
             None => {
                 self.wanted.remove(&prefix);
@@ -161,8 +163,10 @@ impl RibOut {
     /// Lets go of what has been held for long enough. To be called at [`RibOut::next_due`].
     pub(crate) fn release(&mut self, now: Instant) {
         while let Some(prefix) = self.recent.expired(now) {
-            if self.held.remove(&prefix) {
-                self.send(prefix);
+            if self.held.remove(&prefix)
+                && let Some(route) = self.wanted.get(&prefix)
+            {
+                send(&mut self.announcements, prefix, route);
             }
         }
     }
@@ -272,8 +276,7 @@ impl RibOut {
             .retain(|prefix| Family::of_prefix(prefix) != family);
         for (prefix, route) in &self.wanted {
             if Family::of_prefix(prefix) == family {
-                let group = (family, route.clone());
-                self.announcements.entry(group).or_default().insert(*prefix);
+                send(&mut self.announcements, *prefix, route);
             }
         }
     }
@@ -284,13 +287,6 @@ impl RibOut {
             if self.sent.contains_key(&replaced) && !self.wanted.contains_key(&replaced) {
                 self.withdrawals.insert(replaced);
             }
-        }
-    }
-
-    fn send(&mut self, prefix: IpNet) {
-        if let Some(route) = self.wanted.get(&prefix) {
-            let group = (Family::of_prefix(&prefix), route.clone());
-            self.announcements.entry(group).or_default().insert(prefix);
         }
     }
 
@@ -367,6 +363,12 @@ fn dialect(ends: &Ends, negotiated: &Negotiated) -> Dialect {
         },
         only_to_customer,
     }
+}
+
+/// Puts the prefix to the others that have this route and are to be sent.
+fn send(announcements: &mut Announcements, prefix: IpNet, route: &Arc<Route>) {
+    let group = (Family::of_prefix(&prefix), route.clone());
+    announcements.entry(group).or_default().insert(prefix);
 }
 
 /// The first prefixes, so many as one UPDATE takes; all of them of this family, which come together.
