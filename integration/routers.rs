@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use plimsoll::routing::{Community, Origin, WELL_KNOWN};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::netns::{Namespace, Process, run, until};
@@ -408,6 +409,11 @@ impl Settings {
         self.unnumbered.is_some() || self.neighbor.contains('%')
     }
 
+    /// What it announces, in lines of its configuration.
+    fn networks(&self, line: impl Fn(&str) -> String) -> String {
+        self.networks.iter().map(|prefix| line(prefix)).collect()
+    }
+
     /// The neighbor's address and interface.
     fn link_local(&self) -> (&str, Option<&str>) {
         match self.neighbor.split_once('%') {
@@ -443,6 +449,11 @@ fn route_target(text: &str) -> Community {
     let numbers = numbers(text);
     let value = 0x0002 << 48 | u64::from(numbers[0]) << 32 | u64::from(numbers[1]);
     Community::Extended(value.to_be_bytes())
+}
+
+/// A list of JSON; of anything else none.
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
 }
 
 /// All numbers of a text, whatever is between them.

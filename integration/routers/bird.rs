@@ -128,11 +128,7 @@ fn configuration(settings: &Settings, log: &str) -> String {
     if let Some(role) = settings.role {
         more += &format!("local role {role}; ");
     }
-    let statics: String = settings
-        .networks
-        .iter()
-        .map(|prefix| format!("route {prefix} blackhole;\n"))
-        .collect();
+    let statics = settings.networks(|prefix| format!("route {prefix} blackhole;\n"));
     let feeder = match &settings.feeder {
         None => String::new(),
         Some(feeder) => format!(

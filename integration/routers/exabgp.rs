@@ -10,7 +10,7 @@ use plimsoll::routing::Community;
 use serde_json::Value;
 
 use super::{Driver, Route, Router, Settings};
-use super::{origin, route_target};
+use super::{list, origin, route_target};
 use crate::netns::run;
 
 pub(super) struct ExaBgp;
@@ -163,11 +163,7 @@ fn configuration(settings: &Settings, process: &str) -> String {
     if settings.graceful_restart {
         capabilities += "graceful-restart 90; ";
     }
-    let routes: String = settings
-        .networks
-        .iter()
-        .map(|prefix| format!("route {prefix} next-hop self;\n"))
-        .collect();
+    let routes = settings.networks(|prefix| format!("route {prefix} next-hop self;\n"));
     format!(
         "process events {{ run {process}; encoder json; }}
 neighbor {neighbor} {{
@@ -193,7 +189,6 @@ neighbor {neighbor} {{
 /// `{"attribute": {…}, "announce": {FAMILY: {NEXT HOP: [{"nlri": PREFIX}]}}, "withdraw": {FAMILY: […]}}`
 fn take(routes: &mut BTreeMap<String, Route>, update: &Value) {
     let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let nlri = |value: &Value| {
         let all = list(value).into_iter();
         all.filter_map(|one| one["nlri"].as_str().map(str::to_owned))
@@ -215,7 +210,6 @@ fn take(routes: &mut BTreeMap<String, Route>, update: &Value) {
 }
 
 fn attributes(all: &Value, next_hop: &str) -> Route {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let number = |value: &Value| value.as_u64().map(|number| number as u32);
     let numbers = |value: &Value| list(value).iter().filter_map(number).collect::<Vec<u32>>();
     let path: Vec<String> = numbers(&all["as-path"])

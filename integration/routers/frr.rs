@@ -162,11 +162,7 @@ fn configuration(settings: &Settings, log: &str) -> String {
         say(true, &format!("local-role {role}"));
     }
     more += &format!(" {}\n", settings.lines.replace("US", peer));
-    let networks: String = settings
-        .networks
-        .iter()
-        .map(|prefix| format!("  network {prefix}\n"))
-        .collect();
+    let networks = settings.networks(|prefix| format!("  network {prefix}\n"));
     let (feeder, feeds) = match &settings.feeder {
         None => (String::new(), String::new()),
         Some(feeder) => (

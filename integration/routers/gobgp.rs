@@ -6,7 +6,8 @@ use std::process::Command;
 use plimsoll::routing::{Community, Origin};
 use serde_json::Value;
 
-use super::{Driver, FEEDER_AS, Route, Router, Settings, route_target};
+use super::{Driver, FEEDER_AS, Route, Router, Settings};
+use super::{list, route_target};
 use crate::netns::run;
 
 pub(super) struct GoBgp;
@@ -187,7 +188,6 @@ fn routes(table: &Value) -> BTreeMap<String, Route> {
 
 /// By the attribute's number (IANA, BGP Path Attributes).
 fn take(route: &mut Route, attribute: &Value) {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let number = |value: &Value| value.as_u64().unwrap() as u32;
     match attribute["type"].as_u64().unwrap() {
         1 => {

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{Driver, FEEDER_AS, Route, Router, Settings};
-use super::{large, origin, route_target, standard};
+use super::{large, list, origin, route_target, standard};
 use crate::netns::run;
 
 pub(super) struct OpenBgpd;
@@ -108,11 +108,7 @@ fn configuration(settings: &Settings, control: &str) -> String {
     if let Some(role) = settings.role {
         more += &format!("announce policy {role}\n");
     }
-    let networks: String = settings
-        .networks
-        .iter()
-        .map(|prefix| format!("network {prefix}\n"))
-        .collect();
+    let networks = settings.networks(|prefix| format!("network {prefix}\n"));
     let feeder = match &settings.feeder {
         None => String::new(),
         Some(feeder) => format!(
@@ -155,10 +151,7 @@ fn routes(answer: &Value) -> BTreeMap<String, Route> {
             continue;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let words = |key: &str| {
-            let list = path[key].as_array().cloned().unwrap_or_default();
-            list.iter().map(text).collect::<Vec<String>>()
-        };
+        let words = |key: &str| list(&path[key]).iter().map(text).collect::<Vec<String>>();
         let number = |key: &str| path[key].as_u64().unwrap_or(0) as u32;
         let mut route = Route {
             next_hop: text(&path["exit_nexthop"]),

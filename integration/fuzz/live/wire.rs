@@ -200,7 +200,7 @@ impl Wire {
 
     fn update(&mut self, update: Update) {
         assert_eq!(update.fault, None, "{update:?} in {self:?}");
-        if update.withdrawn.is_empty() && update.announced.is_empty() {
+        if update.end_of_rib.is_some() {
             self.ends_of_rib += 1;
         }
         for prefix in update.withdrawn {
