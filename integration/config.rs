@@ -10,10 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use plimsoll::config::{
-    Config, DepoolGuard, IdleConnection, Keepalive, LARGEST, Mistakes, Monitor, ProxyFetch,
-    Servers, Threshold,
-};
+use plimsoll::check::{Damping, IdleConnection, Keepalive, Monitor, Probe, ProxyFetch};
+use plimsoll::config::{Config, DepoolGuard, LARGEST, Mistakes, Servers, Threshold};
 use plimsoll::routing::Med;
 use plimsoll::service::{Host, Protocol, Scheduler, Weight};
 use proptest::prelude::*;
@@ -441,7 +439,85 @@ keepalive-retries = 128"#,
             r#"[[service.web.monitor]]
 type = "idle-connection"
 url = "http://x""#,
-            r#"9: service.web.monitor[0].url: unknown key "url"; allowed are type, connect-timeout, timeout-clean-reconnect, max-delay, keepalive, keepalive-idle, keepalive-interval, keepalive-retries"#,
+            r#"9: service.web.monitor[0].url: unknown key "url"; allowed are type, port, depool, connect-timeout, timeout-clean-reconnect, max-delay, keepalive, keepalive-idle, keepalive-interval, keepalive-retries"#,
+        ),
+    ]);
+}
+
+#[test]
+fn damping_of_results() {
+    let with = |lines: &str| {
+        let monitor = "[[service.web.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://x/\"\n";
+        let config = Config::parse(&web(&format!("{monitor}{lines}")), "FILE").unwrap();
+        config.services["web"].monitors[0].clone()
+    };
+    let plain = with("");
+    assert_eq!(plain.damping, Damping::InARow { rise: 1, fall: 1 });
+    assert_eq!(
+        (plain.port, plain.depool, plain.fast_interval),
+        (None, true, None)
+    );
+    let damped = with("rise = 3\nfast-interval = \"1s\"\nport = 8080\ndepool = false");
+    assert_eq!(damped.damping, Damping::InARow { rise: 3, fall: 1 });
+    let fast = Some(Duration::from_secs(1));
+    assert_eq!(
+        (damped.port, damped.depool, damped.fast_interval),
+        (Some(8080), false, fast)
+    );
+    assert_eq!(
+        with("window = \"3/5\"").damping,
+        Damping::Window { bad: 3, of: 5 }
+    );
+    assert_eq!(
+        with("window = \"64 / 64\"").damping,
+        Damping::Window { bad: 64, of: 64 }
+    );
+    check_all(&[
+        (
+            r#"[[service.web.monitor]]
+type = "proxy-fetch"
+url = "http://x/"
+rise = 0
+fall = 65
+interval = "5s"
+fast-interval = "6s"
+port = 0
+depool = "no""#,
+            r#"10: service.web.monitor[0].rise: the integer 0 is out of range; write 1 to 64
+11: service.web.monitor[0].fall: the integer 65 is out of range; write 1 to 64
+13: service.web.monitor[0].fast-interval: longer than interval; write a shorter one, or leave it out
+14: service.web.monitor[0].port: the integer 0 is out of range; write 1 to 65535
+15: service.web.monitor[0].depool: expected true or false, found the string "no"; write false"#,
+        ),
+        (
+            r#"[[service.web.monitor]]
+type = "proxy-fetch"
+url = "http://x/"
+window = "3/5"
+fall = 3"#,
+            "11: service.web.monitor[0].fall: of no use with window; leave out fall, or window",
+        ),
+        (
+            r#"[[service.web.monitor]]
+type = "proxy-fetch"
+url = "http://x/"
+window = "6/5""#,
+            r#"10: service.web.monitor[0].window: "6/5" is no window; write one like "3/5", which is down while 3 of the last 5 results are bad, of at most 64"#,
+        ),
+        (
+            r#"[[service.web.monitor]]
+type = "proxy-fetch"
+url = ["http://x/", "http://y/"]
+check-all = true
+max-failures = 2"#,
+            "11: service.web.monitor[0].max-failures: all URLs may fail; of 2 write 1 at most",
+        ),
+        (
+            r#"[[service.web.monitor]]
+type = "proxy-fetch"
+url = ["http://x/", "http://y/"]
+max-failures = 1"#,
+            "10: service.web.monitor[0].max-failures: of no use without check-all = true, which fetches all URLs",
         ),
     ]);
 }
@@ -800,20 +876,20 @@ fn defaults() {
         interval: seconds(30),
         retries: 3,
     };
+    let fetch = ProxyFetch {
+        url: vec!["http://x/".parse().unwrap()],
+        status: vec![200],
+        check_all: None,
+        verify_certificate: false,
+    };
+    let idle = IdleConnection {
+        timeout_clean_reconnect: seconds(3),
+        max_delay: seconds(300),
+        keepalive: Some(keepalive),
+    };
     let expected = [
-        Monitor::ProxyFetch(ProxyFetch {
-            url: vec!["http://x/".parse().unwrap()],
-            interval: seconds(10),
-            timeout: seconds(5),
-            status: vec![200],
-            verify_certificate: false,
-        }),
-        Monitor::IdleConnection(IdleConnection {
-            connect_timeout: seconds(5),
-            timeout_clean_reconnect: seconds(3),
-            max_delay: seconds(300),
-            keepalive: Some(keepalive),
-        }),
+        Monitor::new(Probe::ProxyFetch(fetch), seconds(10), seconds(5)),
+        Monitor::new(Probe::IdleConnection(idle), seconds(1), seconds(5)),
     ];
     assert_eq!(
         web.monitors

@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plimsoll::check::Check;
 use plimsoll::config::{self, Announce, Api, Config, Daemon, DepoolGuard, Servers, Threshold};
 use plimsoll::event::{CheckId, Event};
 use plimsoll::service::{Host, Protocol, Scheduler, ServiceName, VirtualService};
-use plimsoll::snapshot::{Applied, Check, Condition, Counters, Mode, Service, Snapshot, Source};
+use plimsoll::snapshot::{Applied, Condition, Counters, Mode, Service, Snapshot, Source};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

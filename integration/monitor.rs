@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "monitor/damping.rs"]
+mod damping;
 mod edge;
 #[path = "monitor/idle_connection.rs"]
 mod idle_connection;
@@ -16,49 +18,66 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plimsoll::config::{IdleConnection, Keepalive, Monitor, ProxyFetch};
+use plimsoll::check::{Check, IdleConnection, Keepalive, Monitor, Probe, ProxyFetch};
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::monitor;
-use plimsoll::snapshot::Check;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use edge::{Edge, PATIENCE, service};
 use server::{OK, Server, head, keep_open};
 
+const YOUNG: Duration = Duration::from_millis(300);
+
 /// Where servers listen: everything is tried with both families.
 const BOTH: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
-fn idle() -> IdleConnection {
-    IdleConnection {
-        connect_timeout: PATIENCE,
-        timeout_clean_reconnect: Duration::from_millis(300),
+fn idle() -> Monitor {
+    let probe = IdleConnection {
+        timeout_clean_reconnect: YOUNG,
         max_delay: Duration::from_millis(400),
         keepalive: Some(Keepalive {
             idle: Duration::from_secs(10),
             interval: Duration::from_secs(30),
             retries: 3,
         }),
-    }
+    };
+    Monitor::new(
+        Probe::IdleConnection(probe),
+        Duration::from_secs(1),
+        PATIENCE,
+    )
 }
 
-fn fetch(url: &str) -> ProxyFetch {
-    ProxyFetch {
-        url: vec![url.parse().unwrap()],
-        interval: Duration::from_millis(100),
-        timeout: PATIENCE,
-        status: vec![200],
+fn fetch(url: &str) -> Monitor {
+    fetch_of(url, &[200])
+}
+
+/// With these statuses as good ones.
+fn fetch_of(url: &str, status: &[u16]) -> Monitor {
+    let probe = ProxyFetch {
+        url: url.split(' ').map(|url| url.parse().unwrap()).collect(),
+        status: status.to_vec(),
+        check_all: None,
         verify_certificate: false,
-    }
+    };
+    Monitor::new(
+        Probe::ProxyFetch(probe),
+        Duration::from_millis(100),
+        PATIENCE,
+    )
 }
 
 /// A check that may take half a second, and comes but once in a test.
-fn impatient(url: &str) -> ProxyFetch {
-    let timeout = Duration::from_millis(500);
-    ProxyFetch {
+fn impatient(url: &str) -> Monitor {
+    once(fetch(url))
+}
+
+fn once(monitor: Monitor) -> Monitor {
+    Monitor {
         interval: Duration::from_secs(3600),
-        timeout,
-        ..fetch(url)
+        timeout: Duration::from_millis(500),
+        ..monitor
     }
 }
 
@@ -68,6 +87,7 @@ fn check(target: SocketAddr, monitor: Monitor) -> Arc<Check> {
         host: "a".parse().unwrap(),
         target,
         monitor: Arc::new(monitor),
+        figures: Arc::default(),
     })
 }
 
@@ -122,11 +142,11 @@ async fn a_check_never_overlaps_itself() {
         }
     })
     .await;
-    let options = ProxyFetch {
+    let options = Monitor {
         interval: Duration::from_millis(10),
         ..fetch("http://www.example.org/")
     };
-    let _edge = watch(server.address, Monitor::ProxyFetch(options));
+    let _edge = watch(server.address, options);
     server.until_accepted(10).await;
     assert_eq!(most.load(SeqCst), 1);
 }
@@ -141,7 +161,7 @@ async fn a_thousand_checks_start_one_after_another() {
     })
     .await;
     let mut edge = Edge::start(monitor::run);
-    let idle = check(server.address, Monitor::IdleConnection(idle()));
+    let idle = check(server.address, idle());
     list(&edge, (0..1000).map(|id| (id, idle.clone())));
     for _ in 0..1000 {
         assert!(matches!(
@@ -179,7 +199,7 @@ async fn checks_come_and_go_by_their_ids_alone() {
         assert_eq!(verdict, Verdict::Up);
         id
     };
-    let idle = check(server.address, Monitor::IdleConnection(idle()));
+    let idle = check(server.address, idle());
     list(&edge, [(1, idle.clone()), (2, idle.clone())]);
     assert_eq!((up(&mut edge).await, up(&mut edge).await), (1, 2));
     // Another map with the same ids: nothing happens. A further id: it alone starts.
@@ -241,12 +261,12 @@ async fn a_lack_of_descriptors_is_our_trouble_and_not_the_servers() {
 }
 
 async fn with_few_descriptors(server: SocketAddr) {
-    let options = ProxyFetch {
+    let options = Monitor {
         interval: Duration::from_millis(20),
         ..fetch("http://www.example.org/")
     };
-    let fetch = check(server, Monitor::ProxyFetch(options));
-    let idle = check(server, Monitor::IdleConnection(idle()));
+    let fetch = check(server, options);
+    let idle = check(server, idle());
     let mut edge = Edge::start(monitor::run);
     list(&edge, [(1, fetch.clone())]);
     assert_eq!(verdict(&mut edge).await, Verdict::Up);

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use url::Url;
 
+use crate::check::Monitor;
 use crate::conftool::PoolPath;
 use crate::routing::{GRACEFUL_SHUTDOWN, Group, Med, PeerId, Policy, Role};
 use crate::secret::Secret;
@@ -385,63 +386,4 @@ impl fmt::Display for Needs {
             Needs::Any => "any",
         })
     }
-}
-
-/// `[[service.NAME.monitor]]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum Monitor {
-    IdleConnection(IdleConnection),
-    ProxyFetch(ProxyFetch),
-}
-
-impl Monitor {
-    /// `type` in the file.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Monitor::IdleConnection(_) => "idle-connection",
-            Monitor::ProxyFetch(_) => "proxy-fetch",
-        }
-    }
-
-    /// The longest that one check may take.
-    pub fn timeout(&self) -> Duration {
-        match self {
-            Monitor::IdleConnection(m) => m.connect_timeout,
-            Monitor::ProxyFetch(m) => m.timeout,
-        }
-    }
-}
-
-/// `type = "idle-connection"`: holds one TCP connection to the server; PyBal's IdleConnection.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct IdleConnection {
-    /// How long a connect may take before the server is down.
-    pub connect_timeout: Duration,
-    /// How long the one quick reconnect after a clean close may take (PyBal: `timeout-clean-reconnect`, 3 s).
-    pub timeout_clean_reconnect: Duration,
-    /// Longest wait between two reconnects (PyBal: `max-delay`, 300 s).
-    pub max_delay: Duration,
-    /// TCP keepalive (PyBal: `keepalive*`: on, 10 s idle, 30 s interval, 3 retries).
-    pub keepalive: Option<Keepalive>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Keepalive {
-    pub idle: Duration,
-    pub interval: Duration,
-    pub retries: u32,
-}
-
-/// `type = "proxy-fetch"`: one GET an interval; PyBal's ProxyFetch.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ProxyFetch {
-    /// At least one; http or https. Host and path are the request's; it goes to the server's address
-    /// and the service's port, whatever host and port the URL names.
-    pub url: Vec<Url>,
-    pub interval: Duration,
-    pub timeout: Duration,
-    /// The statuses that are good, at least one, 100 to 599.
-    pub status: Vec<u16>,
-    /// Whether https certificates are verified (default: no, as in PyBal).
-    pub verify_certificate: bool,
 }

@@ -20,6 +20,7 @@
 //! order:
 
 // Words: plain data, no logic that waits or decides.
+pub mod check;
 pub mod config;
 pub mod conftool;
 pub mod event;

@@ -11,29 +11,39 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
-use tracing::{debug, error, info};
+use tracing::error;
 
-use crate::config::Monitor;
-use crate::event::{CheckId, Event, Verdict};
+use crate::check::{Check, Probe};
+use crate::event::{CheckId, Event};
 use crate::service::ServiceName;
-use crate::snapshot::{Check, Service, Snapshot};
+use crate::snapshot::{Service, Snapshot};
 
+use pulse::Pulse;
+use report::Report;
+use suspicion::Suspicion;
 use tls::Tls;
 use trouble::Trouble;
 
 mod connect;
+mod damping;
 mod idle_connection;
+mod outcome;
+mod periodic;
 mod proxy_fetch;
+mod pulse;
+mod report;
+mod suspicion;
 mod tls;
 mod trouble;
 
@@ -43,20 +53,22 @@ const GAP: Duration = Duration::from_millis(1);
 const SPREAD: Duration = Duration::from_secs(1);
 /// How long a check rests that ended by a mistake of ours.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
-/// The longest reason that is passed on, in characters.
-const LONGEST_REASON: usize = 200;
-
 /// Keeps the newest snapshot's checks running until the snapshots' sender is gone.
 ///
 /// Sends [`Event::Checked`], and [`Event::Trouble`] of part `monitor` while this host lacks what checks need.
 pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender<Event>) {
-    let trouble = Arc::new(Trouble::default());
+    let tools = Arc::new(Tools {
+        tls: Tls::new(),
+        trouble: Trouble::default(),
+        pulse: Pulse::new(),
+        suspicion: Suspicion::default(),
+    });
     let mut checks = Checks {
         followed: OrdMap::new(),
         running: BTreeMap::new(),
         tasks: JoinSet::new(),
-        tls: Arc::new(Tls::new()),
-        trouble: trouble.clone(),
+        up_again: BTreeMap::new(),
+        tools: tools.clone(),
         events: events.clone(),
     };
     let follow = async {
@@ -70,7 +82,8 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
     };
     tokio::select! {
         () = follow => {}
-        never = trouble.tell(&events) => match never {},
+        never = tools.trouble.tell(&events) => match never {},
+        never = tools.pulse.beat() => match never {},
     }
 }
 
@@ -80,9 +93,18 @@ struct Checks {
     running: BTreeMap<CheckId, AbortHandle>,
     /// Owns every check: dropping it stops them and closes their sockets.
     tasks: JoinSet<()>,
-    tls: Arc<Tls>,
-    trouble: Arc<Trouble>,
+    /// By the servers' addresses: a check of the server has come up.
+    up_again: BTreeMap<IpAddr, Weak<Notify>>,
+    tools: Arc<Tools>,
     events: mpsc::Sender<Event>,
+}
+
+/// What checks share.
+struct Tools {
+    tls: Tls,
+    trouble: Trouble,
+    pulse: Pulse,
+    suspicion: Suspicion,
 }
 
 impl Checks {
@@ -127,49 +149,53 @@ impl Checks {
         let gap = gap(&new);
         let mut delay = Duration::ZERO;
         for (id, check) in new {
-            let report = Report {
+            let up_again = self.up_again(check.target.ip());
+            let report = Report::new(
                 id,
-                check: check.clone(),
-                events: self.events.clone(),
-                trouble: self.trouble.clone(),
-                up: None,
-            };
+                check.clone(),
+                self.events.clone(),
+                self.tools.clone(),
+                up_again,
+            );
             let task = self
                 .tasks
-                .spawn(keep_checking(check, delay, self.tls.clone(), report));
+                .spawn(keep_checking(check, delay, self.tools.clone(), report));
             self.running.insert(id, task);
             delay += gap;
         }
+        self.up_again.retain(|_, notify| notify.strong_count() > 0);
+    }
+
+    fn up_again(&mut self, server: IpAddr) -> Arc<Notify> {
+        let known = self.up_again.get(&server).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Arc::new(Notify::new());
+            self.up_again.insert(server, Arc::downgrade(&new));
+            new
+        })
     }
 }
 
 /// How far apart the starts of these checks shall be.
 fn gap(new: &[(CheckId, Arc<Check>)]) -> Duration {
-    let first_interval = |check: &Arc<Check>| match &*check.monitor {
-        Monitor::IdleConnection(_) => SPREAD,
-        Monitor::ProxyFetch(options) => options.interval,
-    };
     let spread = new
         .iter()
-        .map(|(_, check)| first_interval(check))
+        .map(|(_, check)| check.monitor.interval)
         .fold(SPREAD, Duration::min);
     let count = u32::try_from(new.len()).unwrap_or(u32::MAX).max(1);
     GAP.min(spread / count)
 }
 
 /// One check, for as long as it is listed.
-async fn keep_checking(check: Arc<Check>, delay: Duration, tls: Arc<Tls>, mut report: Report) {
+async fn keep_checking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut report: Report) {
     sleep(delay).await;
     loop {
         let run = async {
-            match &*check.monitor {
-                Monitor::IdleConnection(options) => {
-                    idle_connection::run(check.target, options, &mut report).await
+            match &check.monitor.probe {
+                Probe::IdleConnection(probe) => {
+                    idle_connection::run(&check, probe, &mut report).await
                 }
-                Monitor::ProxyFetch(options) => {
-                    // In place it would make every other kind of check as large as itself, 6 KiB.
-                    Box::pin(proxy_fetch::run(check.target, options, &tls, &mut report)).await
-                }
+                Probe::ProxyFetch(_) => periodic::run(&check, &tools, &mut report).await,
             }
         };
         // A mistake of ours must not leave a server for ever as it was last seen.
@@ -182,71 +208,4 @@ async fn keep_checking(check: Arc<Check>, delay: Duration, tls: Arc<Tls>, mut re
             }
         }
     }
-}
-
-/// Where a check says how it went.
-struct Report {
-    id: CheckId,
-    check: Arc<Check>,
-    events: mpsc::Sender<Event>,
-    trouble: Arc<Trouble>,
-    /// What was last sent.
-    up: Option<bool>,
-}
-
-impl Report {
-    async fn up(&mut self) {
-        match self.up {
-            Some(true) => return,
-            Some(false) => info!(
-                service = %self.check.service, host = %self.check.host,
-                monitor = self.check.monitor.kind(), "check is up"
-            ),
-            None => debug!(
-                service = %self.check.service, host = %self.check.host,
-                monitor = self.check.monitor.kind(), "check is up"
-            ),
-        }
-        self.send(true, Verdict::Up).await;
-    }
-
-    /// `reason`: as an operator would say it. A new reason alone is no change.
-    async fn down(&mut self, reason: &str) {
-        if self.up == Some(false) {
-            return;
-        }
-        let reason = printable(reason);
-        info!(
-            service = %self.check.service, host = %self.check.host,
-            monitor = self.check.monitor.kind(), reason, "check is down"
-        );
-        self.send(false, Verdict::Down(reason)).await;
-    }
-
-    /// The check could not be made, for want of something on this host: that says nothing about the server,
-    /// so what was known of it stands. If nothing is known yet it is down, as something must be said.
-    async fn unable(&mut self, reason: &str) {
-        self.trouble.met(&printable(reason));
-        if self.up.is_none() {
-            self.down(reason).await;
-        }
-    }
-
-    async fn send(&mut self, up: bool, verdict: Verdict) {
-        self.up = Some(up);
-        let service = self.check.service.clone();
-        let checked = Event::Checked {
-            service,
-            check: self.id,
-            verdict,
-        };
-        // If nobody listens any more, the daemon is stopping and so are we.
-        let _ = self.events.send(checked).await;
-    }
-}
-
-/// A server may have had a hand in the text: it stays on one line and short.
-fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).take(LONGEST_REASON).collect()
 }

@@ -9,7 +9,7 @@ pub(crate) mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::check::Check;
+use crate::check::figures::Figures;
 use crate::config::{self, Config};
 use crate::event::CheckId;
 use crate::routing::session::Session;
@@ -165,14 +167,34 @@ pub enum Health {
     Up,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct MonitorState {
     /// The monitor's `type`.
     pub kind: &'static str,
     /// `None`: no result yet. `Some(Err)`: down, and why.
     pub result: Option<Result<(), Arc<str>>>,
+    /// Whether the server is down if it is.
+    pub depool: bool,
     pub up_transitions: u64,
     pub down_transitions: u64,
+    pub figures: Arc<Figures>,
+}
+
+/// Figures are no change: they are the same ones for as long as the server has this address.
+impl PartialEq for MonitorState {
+    fn eq(&self, other: &MonitorState) -> bool {
+        let MonitorState {
+            kind,
+            result,
+            depool,
+            up_transitions,
+            down_transitions,
+            figures: _,
+        } = self;
+        (kind, result, depool) == (&other.kind, &other.result, &other.depool)
+            && (up_transitions, down_transitions)
+                == (&other.up_transitions, &other.down_transitions)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -287,16 +309,6 @@ pub struct Counters {
     pub could_not_depool: u64,
     /// Times the kernel's table was mended after someone else changed it.
     pub repaired: u64,
-}
-
-/// One check to run: who, where, how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Check {
-    pub service: ServiceName,
-    pub host: Host,
-    /// The server's address and the service's port.
-    pub target: SocketAddr,
-    pub monitor: Arc<config::Monitor>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

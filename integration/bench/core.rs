@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plimsoll::balancer::Balancer;
-use plimsoll::config::{
-    Api, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service, Threshold,
-};
+use plimsoll::check::{IdleConnection, Monitor, Probe};
+use plimsoll::config::{Api, Config, Daemon, DepoolGuard, Servers, Service, Threshold};
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::service::{
     Host, Listed, Protocol, Scheduler, ServerList, ServiceName, VirtualService, Weight,
@@ -151,12 +150,16 @@ fn config(services: u32, addresses: u32) -> Config {
             )
         };
         let list: ServerList = (0..SERVERS).map(server).collect();
-        let monitor = Monitor::IdleConnection(IdleConnection {
-            connect_timeout: Duration::from_secs(5),
+        let probe = IdleConnection {
             timeout_clean_reconnect: Duration::from_secs(3),
             max_delay: Duration::from_secs(300),
             keepalive: None,
-        });
+        };
+        let monitor = Monitor::new(
+            Probe::IdleConnection(probe),
+            Duration::from_secs(1),
+            Duration::from_secs(5),
+        );
         let service = Service {
             name: name.clone(),
             key: VirtualService {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use plimsoll::config::{IdleConnection, Monitor, ProxyFetch};
+use plimsoll::check::Monitor;
 use plimsoll::event::Verdict;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use super::edge::PATIENCE;
 use super::server::{Server, flooding, keep_open, reset};
-use super::{BOTH, down, fetch, idle, verdict, watch};
+use super::{BOTH, YOUNG, down, fetch, idle, verdict, watch};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connected_is_up_and_a_killed_server_is_down_at_once() {
     for at in BOTH {
         let server = Server::start(at, keep_open).await;
-        let mut edge = watch(server.address, Monitor::IdleConnection(idle()));
+        let mut edge = watch(server.address, idle());
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
         server.until_accepted(1).await;
         drop(server);
@@ -38,7 +38,7 @@ async fn refused_is_down_and_a_server_that_comes_is_up() {
         let server = Server::start(at, keep_open).await;
         let address = server.address;
         drop(server);
-        let mut edge = watch(address, Monitor::IdleConnection(idle()));
+        let mut edge = watch(address, idle());
         assert_eq!(verdict(&mut edge).await, down("connection refused"));
         let _server = Server::start(address, keep_open).await;
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
@@ -49,10 +49,7 @@ async fn refused_is_down_and_a_server_that_comes_is_up() {
 async fn a_reset_is_down_at_once() {
     for at in BOTH {
         let listener = TcpListener::bind(at).await.unwrap();
-        let mut edge = watch(
-            listener.local_addr().unwrap(),
-            Monitor::IdleConnection(idle()),
-        );
+        let mut edge = watch(listener.local_addr().unwrap(), idle());
         let (stream, _) = listener.accept().await.unwrap();
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
         let before = Instant::now();
@@ -66,16 +63,13 @@ async fn a_reset_is_down_at_once() {
 async fn a_clean_close_is_no_loss_if_a_quick_reconnect_works() {
     for at in BOTH {
         let listener = TcpListener::bind(at).await.unwrap();
-        let mut edge = watch(
-            listener.local_addr().unwrap(),
-            Monitor::IdleConnection(idle()),
-        );
+        let mut edge = watch(listener.local_addr().unwrap(), idle());
         for round in 0..3 {
             let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
             if round == 0 {
                 assert_eq!(verdict(&mut edge).await, Verdict::Up);
             }
-            edge.silent(idle().timeout_clean_reconnect * 2).await;
+            edge.silent(YOUNG * 2).await;
             drop(stream);
         }
         drop(listener);
@@ -98,7 +92,7 @@ async fn a_server_that_closes_everybody_is_down_and_not_pestered() {
             Ok(())
         })
         .await;
-        let mut edge = watch(server.address, Monitor::IdleConnection(idle()));
+        let mut edge = watch(server.address, idle());
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
         let Verdict::Down(reason) = verdict(&mut edge).await else {
             panic!("still up")
@@ -130,13 +124,13 @@ async fn after_such_a_loss_only_a_connection_that_lasts_is_up() {
         }
     })
     .await;
-    let mut edge = watch(server.address, Monitor::IdleConnection(idle()));
+    let mut edge = watch(server.address, idle());
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     assert_eq!(verdict(&mut edge).await, down("closed by server at once"));
     good.store(1, SeqCst);
     let before = Instant::now();
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
-    assert!(before.elapsed() >= idle().timeout_clean_reconnect);
+    assert!(before.elapsed() >= YOUNG);
 }
 
 #[tokio::test]
@@ -157,17 +151,17 @@ async fn a_server_that_does_not_answer_is_down() {
             assert!(waiting.len() < 10, "the backlog is never full");
         }
         let limit = Duration::from_millis(200);
-        let options = IdleConnection {
-            connect_timeout: limit,
+        let options = Monitor {
+            timeout: limit,
             ..idle()
         };
-        let mut edge = watch(address, Monitor::IdleConnection(options));
+        let mut edge = watch(address, options);
         assert_eq!(verdict(&mut edge).await, down("no answer in 200ms"));
-        let options = ProxyFetch {
+        let options = Monitor {
             timeout: limit,
             ..fetch("http://www.example.org/")
         };
-        let mut edge = watch(address, Monitor::ProxyFetch(options));
+        let mut edge = watch(address, options);
         assert_eq!(verdict(&mut edge).await, down("no answer in 200ms"));
     }
 }
@@ -177,12 +171,9 @@ async fn an_address_without_a_route_is_down() {
     // TCP has none to a group of hosts, whatever else this machine's routes are.
     for target in ["224.0.0.1:80", "[ff02::1]:80"] {
         let target = target.parse().unwrap();
-        let mut edge = watch(target, Monitor::IdleConnection(idle()));
+        let mut edge = watch(target, idle());
         assert_eq!(verdict(&mut edge).await, down("no route to network"));
-        let mut edge = watch(
-            target,
-            Monitor::ProxyFetch(fetch("http://www.example.org/")),
-        );
+        let mut edge = watch(target, fetch("http://www.example.org/"));
         assert_eq!(verdict(&mut edge).await, down("no route to network"));
     }
 }
@@ -190,7 +181,7 @@ async fn an_address_without_a_route_is_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_server_sends_is_thrown_away_slowly() {
     let (server, sent) = flooding(false, "220 ready\r\n", &[b'x'; 4096]).await;
-    let mut edge = watch(server.address, Monitor::IdleConnection(idle()));
+    let mut edge = watch(server.address, idle());
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     edge.silent(Duration::from_millis(2500)).await;
     let sent = sent.load(SeqCst);

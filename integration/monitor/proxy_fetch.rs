@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plimsoll::config::{Monitor, ProxyFetch};
+use plimsoll::check::{Monitor, Probe};
 use plimsoll::event::Verdict;
 use rustls::crypto::ring;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::edge::PATIENCE;
 use super::server::{OK, Server, answering, flooding, head, keep_open, reset};
-use super::{BOTH, down, fetch, impatient, verdict, watch};
+use super::{BOTH, down, fetch, fetch_of, impatient, once, verdict, watch};
 
 #[tokio::test]
 async fn asks_for_the_url_at_the_server_and_is_up() {
@@ -34,7 +34,7 @@ async fn asks_for_the_url_at_the_server_and_is_up() {
         })
         .await;
         let options = fetch("http://www.example.org:8080/health?deep=1#part");
-        let mut edge = watch(server.address, Monitor::ProxyFetch(options));
+        let mut edge = watch(server.address, options);
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
         let asked = asked.lock().unwrap().clone();
         assert!(
@@ -75,12 +75,9 @@ async fn every_url_is_asked_for() {
         }
     })
     .await;
-    let mut options = fetch("http://www.example.org/a");
-    options
-        .url
-        .push("http://www.example.org/b".parse().unwrap());
+    let mut options = fetch("http://www.example.org/a http://www.example.org/b");
     options.interval = Duration::from_millis(10);
-    let _edge = watch(server.address, Monitor::ProxyFetch(options));
+    let _edge = watch(server.address, options);
     let both = async {
         while asked.lock().unwrap().len() < 2 {
             sleep(Duration::from_millis(5)).await;
@@ -92,11 +89,8 @@ async fn every_url_is_asked_for() {
 /// What one check says of a server that answers this.
 async fn answer(answer: &'static str, status: &[u16]) -> Verdict {
     let server = answering("127.0.0.1:0", answer).await;
-    let options = ProxyFetch {
-        status: status.to_vec(),
-        ..impatient("http://www.example.org/")
-    };
-    verdict(&mut watch(server.address, Monitor::ProxyFetch(options))).await
+    let options = once(fetch_of("http://www.example.org/", status));
+    verdict(&mut watch(server.address, options)).await
 }
 
 #[tokio::test]
@@ -175,10 +169,7 @@ async fn a_reset_in_the_body_is_down() {
         Ok(())
     })
     .await;
-    let mut edge = watch(
-        server.address,
-        Monitor::ProxyFetch(impatient("http://www.example.org/")),
-    );
+    let mut edge = watch(server.address, impatient("http://www.example.org/"));
     assert_eq!(
         verdict(&mut edge).await,
         down("body: connection reset by server")
@@ -193,7 +184,7 @@ async fn flooded(
 ) -> (Verdict, usize, Duration) {
     let (server, sent) = flooding(url.starts_with("http:"), first, more).await;
     let before = Instant::now();
-    let mut edge = watch(server.address, Monitor::ProxyFetch(impatient(url)));
+    let mut edge = watch(server.address, impatient(url));
     let verdict = verdict(&mut edge).await;
     let took = before.elapsed();
     // The connection is gone: no more is sent after what was on its way.
@@ -255,11 +246,7 @@ async fn slow_servers_end_at_the_timeout() {
         })
         .await;
         let before = Instant::now();
-        let said = verdict(&mut watch(
-            server.address,
-            Monitor::ProxyFetch(impatient(url)),
-        ))
-        .await;
+        let said = verdict(&mut watch(server.address, impatient(url))).await;
         assert!(before.elapsed() >= Duration::from_millis(500));
         said
     }
@@ -305,7 +292,7 @@ async fn a_host_that_slept_asks_again() {
         })
         .await;
         let options = impatient("http://www.example.org/");
-        let mut edge = watch(server.address, Monitor::ProxyFetch(options));
+        let mut edge = watch(server.address, options);
         server.until_accepted(1).await;
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(3)).await;
@@ -359,7 +346,7 @@ async fn https_by_the_urls_name_with_any_certificate() {
     for at in BOTH {
         let (server, named) = secure(at, |stream| say(stream, OK.as_bytes())).await;
         let options = fetch("https://www.example.org/");
-        let mut edge = watch(server.address, Monitor::ProxyFetch(options));
+        let mut edge = watch(server.address, options);
         assert_eq!(verdict(&mut edge).await, Verdict::Up);
         assert_eq!(named.lock().unwrap().as_deref(), Some("www.example.org"));
     }
@@ -373,13 +360,13 @@ async fn https_ends_as_servers_end_it() {
         say(s, b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
     })
     .await;
-    let mut edge = watch(server.address, Monitor::ProxyFetch(options.clone()));
+    let mut edge = watch(server.address, options.clone());
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     let (server, _) = secure("127.0.0.1:0", |s| {
         say(s, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort")
     })
     .await;
-    let mut edge = watch(server.address, Monitor::ProxyFetch(options.clone()));
+    let mut edge = watch(server.address, options.clone());
     assert_eq!(verdict(&mut edge).await, down("body: closed by server"));
     // An endless body, encrypted.
     let (server, _) = secure("127.0.0.1:0", |mut stream| async move {
@@ -389,22 +376,23 @@ async fn https_ends_as_servers_end_it() {
         }
     })
     .await;
-    let patient = ProxyFetch {
+    let patient = Monitor {
         timeout: PATIENCE,
         ..options
     };
-    let mut edge = watch(server.address, Monitor::ProxyFetch(patient));
+    let mut edge = watch(server.address, patient);
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
 }
 
 #[tokio::test]
 async fn a_bad_certificate_is_down_if_it_is_verified() {
     let (server, _) = secure("[::1]:0", |stream| say(stream, OK.as_bytes())).await;
-    let options = ProxyFetch {
-        verify_certificate: true,
-        ..fetch("https://www.example.org/")
+    let mut options = fetch("https://www.example.org/");
+    let Probe::ProxyFetch(probe) = &mut options.probe else {
+        panic!("no proxy-fetch")
     };
-    let mut edge = watch(server.address, Monitor::ProxyFetch(options));
+    probe.verify_certificate = true;
+    let mut edge = watch(server.address, options);
     let Verdict::Down(reason) = verdict(&mut edge).await else {
         panic!("it is up")
     };
@@ -423,10 +411,7 @@ async fn plain_http_at_an_https_check_is_down() {
         keep_open(stream).await
     })
     .await;
-    let mut edge = watch(
-        server.address,
-        Monitor::ProxyFetch(impatient("https://www.example.org/")),
-    );
+    let mut edge = watch(server.address, impatient("https://www.example.org/"));
     let Verdict::Down(reason) = verdict(&mut edge).await else {
         panic!("it is up")
     };

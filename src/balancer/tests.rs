@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Balancer;
-use crate::config::{
-    Api, Bgp, Config, Daemon, DepoolGuard, IdleConnection, Monitor, Servers, Service, Threshold,
-};
+use crate::check::{Check, IdleConnection, Monitor, Probe};
+use crate::config::{Api, Bgp, Config, Daemon, DepoolGuard, Servers, Service, Threshold};
 use crate::event::{Event, Verdict};
 use crate::routing::Policy;
 use crate::service::{
@@ -182,8 +181,7 @@ impl Story {
 
     /// All of a server's monitors say so.
     fn all(&mut self, service: &str, host: &str, verdict: &Verdict) -> &mut Story {
-        let of_host =
-            |(id, check): (&_, &Arc<snapshot::Check>)| (check.host.as_str() == host).then_some(*id);
+        let of_host = |(id, check): (&_, &Arc<Check>)| (check.host.as_str() == host).then_some(*id);
         let checks: Vec<_> = self
             .service(service)
             .checks
@@ -311,12 +309,16 @@ fn listed(enabled: bool) -> Listed {
 }
 
 fn monitor(max_delay: u64) -> Arc<Monitor> {
-    Arc::new(Monitor::IdleConnection(IdleConnection {
-        connect_timeout: Duration::from_secs(5),
+    let probe = Probe::IdleConnection(IdleConnection {
         timeout_clean_reconnect: Duration::from_secs(3),
         max_delay: Duration::from_secs(max_delay),
         keepalive: None,
-    }))
+    });
+    Arc::new(Monitor::new(
+        probe,
+        Duration::from_secs(1),
+        Duration::from_secs(5),
+    ))
 }
 
 fn service(service: &str, address: &str, port: u16) -> Service {

@@ -194,7 +194,7 @@ impl Display for Summary<'_> {
             f.write_str(", no monitor")?;
         }
         for monitor in &service.monitors {
-            write!(f, ", {}", monitor.kind())?;
+            write!(f, ", {}", monitor.probe.kind())?;
         }
         match bgp {
             Some(bgp) if service.announce.announce => {

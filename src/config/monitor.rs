@@ -1,4 +1,4 @@
-//! Reads `[[service.NAME.monitor]]`.
+//! Reads `[[service.NAME.monitor]]`: what all kinds of monitors have, then each kind's own keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,13 @@ use url::Url;
 use super::reader::{Key, Node, Table, key, was};
 use super::spelling::quoted;
 use super::value::{self, Durations, TIMEOUT};
-use super::{IdleConnection, Keepalive, Monitor, ProxyFetch};
+use crate::check::{Damping, IdleConnection, Keepalive, Monitor, Probe, ProxyFetch};
 use crate::service::Protocol;
 
 pub(super) const IDLE_CONNECTION_KEYS: &[Key] = &[
     key("type"),
+    key("port"),
+    key("depool"),
     key("connect-timeout"),
     key("timeout-clean-reconnect"),
     key("max-delay"),
@@ -24,12 +26,23 @@ pub(super) const IDLE_CONNECTION_KEYS: &[Key] = &[
 
 pub(super) const PROXY_FETCH_KEYS: &[Key] = &[
     key("type"),
-    key("url"),
+    key("port"),
+    key("depool"),
     key("interval"),
+    key("fast-interval"),
     key("timeout"),
+    key("rise"),
+    key("fall"),
+    key("window"),
+    key("url"),
     was("status", "http_status"),
+    was("check-all", "check_all"),
+    was("max-failures", "max_failures"),
     key("verify-certificate"),
 ];
+
+/// The longest row of results that damping looks at.
+const LONGEST_WINDOW: u32 = 64;
 
 /// tcp(7): TCP_KEEPIDLE and TCP_KEEPINTVL, which the kernel bounds by MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL.
 const KEEPALIVE: Durations = Durations {
@@ -75,29 +88,95 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
         }
         Some(kind)
     })?;
-    match kind {
+    let monitor = match kind {
         Kind::IdleConnection => {
             table.note_unknown_keys(IDLE_CONNECTION_KEYS);
-            idle_connection(table).map(Monitor::IdleConnection)
+            idle_connection(table)
         }
         Kind::ProxyFetch => {
             table.note_unknown_keys(PROXY_FETCH_KEYS);
-            proxy_fetch(table).map(Monitor::ProxyFetch)
+            periodic(table, proxy_fetch(table))
         }
-    }
+    };
+    let port = table.optional("port", value::port);
+    let depool = table.or("depool", true, Node::boolean);
+    Some(Monitor {
+        port: port?,
+        depool: depool?,
+        ..monitor?
+    })
 }
 
-fn idle_connection(table: &Table<'_>) -> Option<IdleConnection> {
+/// What all probes have that ask once an interval.
+fn periodic(table: &Table<'_>, probe: Option<Probe>) -> Option<Monitor> {
+    let interval = timeout(table, "interval", 10);
+    let fast_interval = table.optional("fast-interval", |node| {
+        let fast = value::duration(node, &TIMEOUT)?;
+        if interval.is_some_and(|interval| fast > interval) {
+            node.mistake("longer than interval; write a shorter one, or leave it out");
+            return None;
+        }
+        Some(fast)
+    });
+    let timeout = timeout(table, "timeout", 5);
+    let damping = damping(table);
+    Some(Monitor {
+        fast_interval: fast_interval?,
+        damping: damping?,
+        ..Monitor::new(probe?, interval?, timeout?)
+    })
+}
+
+fn damping(table: &Table<'_>) -> Option<Damping> {
+    let row = |key| table.or(key, 1, |node| node.integer(1, LONGEST_WINDOW));
+    let (rise, fall) = (row("rise"), row("fall"));
+    let window = table.optional("window", window);
+    if table.get("window").is_some() {
+        for (key, row) in [("rise", rise), ("fall", fall)] {
+            if let Some(node) = table.get(key).filter(|_| row != Some(1)) {
+                node.mistake(format_args!(
+                    "of no use with window; leave out {key}, or window"
+                ));
+                return None;
+            }
+        }
+    }
+    let (rise, fall) = (rise?, fall?);
+    Some(window?.unwrap_or(Damping::InARow { rise, fall }))
+}
+
+/// `"3/5"`: 3 of the last 5.
+fn window(node: &Node<'_>) -> Option<Damping> {
+    let text = node.string("a window", "3/5")?;
+    let numbers = text.split_once('/').and_then(|(bad, of)| {
+        let of = of.trim().parse::<u32>().ok()?;
+        let bad = bad.trim().parse::<u32>().ok()?;
+        (1 <= bad && bad <= of && of <= LONGEST_WINDOW).then_some(Damping::Window { bad, of })
+    });
+    if numbers.is_none() {
+        node.mistake(format_args!(
+            "{} is no window; write one like \"3/5\", which is down while 3 of the last 5 results are bad, of at most {LONGEST_WINDOW}",
+            quoted(text)
+        ));
+    }
+    numbers
+}
+
+fn idle_connection(table: &Table<'_>) -> Option<Monitor> {
     let connect_timeout = timeout(table, "connect-timeout", 5);
     let timeout_clean_reconnect = timeout(table, "timeout-clean-reconnect", 3);
     let max_delay = timeout(table, "max-delay", 300);
     let keepalive = keepalive(table);
-    Some(IdleConnection {
-        connect_timeout: connect_timeout?,
+    let probe = Probe::IdleConnection(IdleConnection {
         timeout_clean_reconnect: timeout_clean_reconnect?,
         max_delay: max_delay?,
         keepalive: keepalive?,
-    })
+    });
+    Some(Monitor::new(
+        probe,
+        Duration::from_secs(1),
+        connect_timeout?,
+    ))
 }
 
 fn keepalive(table: &Table<'_>) -> Option<Option<Keepalive>> {
@@ -128,7 +207,7 @@ fn keepalive(table: &Table<'_>) -> Option<Option<Keepalive>> {
     Some(on?.then_some(keepalive))
 }
 
-fn proxy_fetch(table: &Table<'_>) -> Option<ProxyFetch> {
+fn proxy_fetch(table: &Table<'_>) -> Option<Probe> {
     let url = table.required(
         "url",
         "url = [\"http://www.example.com/healthz\"], say",
@@ -141,19 +220,41 @@ fn proxy_fetch(table: &Table<'_>) -> Option<ProxyFetch> {
             )
         },
     );
-    let interval = timeout(table, "interval", 10);
-    let timeout = timeout(table, "timeout", 5);
     let status = table.or("status", vec![200], |node| {
         some(node, "status", "[200], say", status)
     });
+    let check_all = check_all(table, url.as_ref().map(Vec::len));
     let verify_certificate = table.or("verify-certificate", false, Node::boolean);
-    Some(ProxyFetch {
+    Some(Probe::ProxyFetch(ProxyFetch {
         url: url?,
-        interval: interval?,
-        timeout: timeout?,
         status: status?,
+        check_all: check_all?,
         verify_certificate: verify_certificate?,
-    })
+    }))
+}
+
+/// `urls`: how many there are, if that is known.
+fn check_all(table: &Table<'_>, urls: Option<usize>) -> Option<Option<u32>> {
+    let all = table.or("check-all", false, Node::boolean);
+    let failures = table.or("max-failures", 0, |node| {
+        let failures = node.integer(0, u32::MAX)?;
+        if all == Some(false) && failures > 0 {
+            node.mistake("of no use without check-all = true, which fetches all URLs");
+            return None;
+        }
+        // A monitor that any server passes is none.
+        let urls = urls.and_then(|urls| u32::try_from(urls).ok());
+        if let Some(urls) = urls.filter(|urls| failures >= *urls) {
+            let most = urls.saturating_sub(1);
+            node.mistake(format_args!(
+                "all URLs may fail; of {urls} write {most} at most"
+            ));
+            return None;
+        }
+        Some(failures)
+    });
+    let failures = failures?;
+    Some(all?.then_some(failures))
 }
 
 fn timeout(table: &Table<'_>, key: &str, default_seconds: u64) -> Option<Duration> {

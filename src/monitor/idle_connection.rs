@@ -19,10 +19,11 @@ use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Report;
 use super::connect::{ConnectError, connect, words};
+use super::outcome::{Failure, Passed};
+use super::report::Report;
 use crate::backoff::Backoff;
-use crate::config::{IdleConnection, Keepalive};
+use crate::check::{Check, IdleConnection, Keepalive};
 
 /// The first retry comes about so soon, the next ones double it.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -38,18 +39,18 @@ const RECEIVE_BUFFER: u32 = 8 * 1024;
 
 /// Checks for ever.
 pub(super) async fn run(
-    target: SocketAddr,
+    check: &Check,
     options: &IdleConnection,
     report: &mut Report,
 ) -> Infallible {
     let mut backoff = Backoff::new(FIRST_RETRY, options.max_delay);
     let mut server = Server {
-        target,
+        target: check.target,
         options,
         on_probation: false,
     };
     loop {
-        let error = match server.connect(options.connect_timeout).await {
+        let error = match server.connect(check.monitor.timeout).await {
             Ok(connection) => {
                 let lost = server.keep(connection, report).await;
                 server.on_probation = lost.young;
@@ -59,11 +60,13 @@ pub(super) async fn run(
                 match lost.why {
                     Why::NoNewOne(error) => Some(error),
                     Why::Broken(error) => {
-                        report.down(&words(&error)).await;
+                        let lost = Failure::Server(words(&error));
+                        report.take(Err(lost), None).await;
                         None
                     }
                     Why::ClosedYoung => {
-                        report.down("closed by server at once").await;
+                        let lost = Failure::server("closed by server at once");
+                        report.take(Err(lost), None).await;
                         None
                     }
                 }
@@ -75,17 +78,11 @@ pub(super) async fn run(
             Some(ConnectError::NoAnswer(_) | ConnectError::Failed(_)) | None => backoff.next(),
         };
         if let Some(error) = error {
-            failed(error, report).await;
+            report.take(Err(error.into()), None).await;
         }
-        sleep(wait).await;
-    }
-}
-
-async fn failed(error: ConnectError, report: &mut Report) {
-    match &error {
-        ConnectError::Unable(_) => report.unable(&error.to_string()).await,
-        ConnectError::NoAnswer(_) | ConnectError::Failed(_) => {
-            report.down(&error.to_string()).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = report.up_again() => {}
         }
     }
 }
@@ -131,13 +128,13 @@ impl Server<'_> {
         loop {
             let since = Instant::now();
             let end = if proven {
-                report.up().await;
+                report.take(Ok(Passed::default()), None).await;
                 hold(&connection).await
             } else if let Ok(end) = timeout(grown_up, hold(&connection)).await {
                 end
             } else {
                 proven = true;
-                report.up().await;
+                report.take(Ok(Passed::default()), None).await;
                 hold(&connection).await
             };
             let young = since.elapsed() < grown_up;

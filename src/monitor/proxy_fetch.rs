@@ -1,4 +1,4 @@
-//! `proxy-fetch`: one GET each interval, each on a connection of its own.
+//! `proxy-fetch`: a GET, on a connection of its own.
 //!
 //! Whatever the server sends, a check ends at its timeout and reads no more than [`MOST_READ`] bytes,
 //! of which hyper holds [`LARGEST_HEAD`] at once.
@@ -7,167 +7,103 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http_body_util::{BodyExt, Empty};
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING, USER_AGENT};
-use hyper::{Request, http};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 use url::{Host, Position, Url};
 
-use super::Report;
-use super::connect::{ConnectError, connect, words};
-use super::tls::Tls;
-use crate::config::ProxyFetch;
+use super::Tools;
+use super::connect::{connect, words};
+use super::outcome::{Deadline, Failure, Outcome, Passed};
+use crate::check::{Check, ProxyFetch};
 
 /// The largest head of an answer.
 const LARGEST_HEAD: usize = 64 * 1024;
 /// The most that is read of one answer, TLS and all; what comes after it in a body doesn't matter.
 const MOST_READ: usize = 1024 * 1024;
-/// A timeout that is noticed so long after it was due says that this host was suspended, or has too much to do.
-const LATE: Duration = Duration::from_millis(250);
 const AGENT: &str = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
 
-/// Checks for ever.
-pub(super) async fn run(
-    target: SocketAddr,
-    options: &ProxyFetch,
-    tls: &Tls,
-    report: &mut Report,
-) -> Infallible {
-    let mut due = Instant::now();
-    loop {
-        let began = Instant::now();
-        let mut fetched = fetch(target, options, tls).await;
-        if is_late(&fetched) && began.elapsed() > options.timeout + LATE {
-            // It was us who slept, not the server. But once is enough: a dead one must not live by our being slow.
-            fetched = fetch(target, options, tls).await;
-        }
-        match fetched {
-            Ok(()) => report.up().await,
-            Err(error @ FetchError::Connect(ConnectError::Unable(_))) => {
-                report.unable(&error.to_string()).await;
-            }
-            Err(error) => report.down(&error.to_string()).await,
-        }
-        due = next(due, options.interval, Instant::now());
-        sleep_until(due).await;
-    }
-}
-
-/// Whether the time was up before the answer was there.
-fn is_late(fetched: &Result<(), FetchError>) -> bool {
-    matches!(
-        fetched,
-        Err(FetchError::TimedOut { .. } | FetchError::Connect(ConnectError::NoAnswer(_)))
-    )
-}
-
-/// When the check after the one that was due at `due` is: an interval later, give or take a twentieth so that
-/// checks don't fall into step, or now, if that is over. So lateness is made up by one check, not by many.
-fn next(due: Instant, interval: Duration, now: Instant) -> Instant {
-    (due + interval.mul_f64(0.95 + fastrand::f64() / 10.0)).max(now)
-}
-
-/// Why a server did not pass.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("no url to fetch")]
-    NoUrl,
-    #[error("can not ask for {url}: {source}")]
-    BadUrl { url: Url, source: http::Error },
-    #[error("{0} can not be named in TLS")]
-    BadName(Url),
-    #[error(transparent)]
-    Connect(ConnectError),
-    #[error("timed out after {} waiting for {stage}", humantime::format_duration(*.after))]
-    TimedOut {
-        after: Duration,
-        stage: &'static str,
-    },
-    #[error("TLS: {}", words(.0))]
-    Tls(io::Error),
-    #[error("headers: {}", http_words(.0))]
-    Head(hyper::Error),
-    #[error("status {got}, expected {}", list(.expected))]
-    Status { got: u16, expected: Vec<u16> },
-    #[error("body: {}", http_words(.0))]
-    Body(hyper::Error),
-}
-
-/// When the whole check must be over.
-#[derive(Clone, Copy)]
-struct Deadline {
-    after: Duration,
-    at: Instant,
-}
-
-impl Deadline {
-    async fn limit<T>(
-        self,
-        stage: &'static str,
-        work: impl Future<Output = T>,
-    ) -> Result<T, FetchError> {
-        timeout_at(self.at, work)
-            .await
-            .map_err(|_| FetchError::TimedOut {
-                after: self.after,
-                stage,
-            })
-    }
-}
-
-/// One GET of one url, picked at random.
-async fn fetch(target: SocketAddr, options: &ProxyFetch, tls: &Tls) -> Result<(), FetchError> {
-    let url = fastrand::choice(&options.url).ok_or(FetchError::NoUrl)?;
-    let deadline = Deadline {
-        after: options.timeout,
-        at: Instant::now() + options.timeout,
+/// One GET of one URL, picked at random, or of each.
+pub(super) async fn ask(
+    check: &Check,
+    probe: &ProxyFetch,
+    tools: &Tools,
+    deadline: Deadline,
+) -> Outcome {
+    let fetch = |url| fetch(check, url, probe, tools, deadline);
+    let Some(may_fail) = probe.check_all else {
+        let url = fastrand::choice(&probe.url);
+        return fetch(url.ok_or_else(|| Failure::server("no url to fetch"))?).await;
     };
+    let all = join_all(probe.url.iter().map(fetch)).await;
+    let mut failed = Vec::new();
+    for (outcome, url) in all.into_iter().zip(&probe.url) {
+        match outcome {
+            Ok(Passed {}) => {}
+            Err(unable @ Failure::Unable(_)) => return Err(unable),
+            Err(failure) => failed.push(format!("{url}: {failure}")),
+        }
+    }
+    if u32::try_from(failed.len()).is_ok_and(|failed| failed <= may_fail) {
+        return Ok(Passed {});
+    }
+    let (failed, first) = (failed.len(), failed.swap_remove(0));
+    let all = probe.url.len();
+    Err(Failure::Server(format!(
+        "{failed} of {all} failed, {first}"
+    )))
+}
+
+async fn fetch(
+    check: &Check,
+    url: &Url,
+    probe: &ProxyFetch,
+    tools: &Tools,
+    deadline: Deadline,
+) -> Outcome {
     let request = request(url)?;
-    let stream = connect(target, options.timeout, |socket| socket.set_nodelay(true))
-        .await
-        .map_err(FetchError::Connect)?;
+    let stream = connect(check.target, deadline.after, |socket| {
+        socket.set_nodelay(true)
+    })
+    .await?;
     let stream = Metered {
         inner: stream,
         left: MOST_READ,
     };
     if url.scheme() != "https" {
-        return exchange(stream, request, options, deadline).await;
+        return exchange(stream, request, probe, deadline).await;
     }
-    let connector = tls.connector(options.verify_certificate).await;
+    let connector = tools.tls.connector(probe.verify_certificate).await;
     let name = server_name(url)?;
     let stream = deadline
         .limit("the TLS handshake", connector.connect(name, stream))
         .await?
-        .map_err(FetchError::Tls)?;
-    exchange(stream, request, options, deadline).await
+        .map_err(|error| Failure::Server(format!("TLS: {}", words(&error))))?;
+    exchange(stream, request, probe, deadline).await
 }
 
-fn request(url: &Url) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn request(url: &Url) -> Result<Request<Empty<Bytes>>, Failure> {
     Request::get(&url[Position::BeforePath..Position::AfterQuery])
         .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
         .header(USER_AGENT, AGENT)
         .header(CONNECTION, "close")
         .body(Empty::new())
-        .map_err(|source| FetchError::BadUrl {
-            url: url.clone(),
-            source,
-        })
+        .map_err(|error| Failure::Server(format!("can not ask for {url}: {error}")))
 }
 
-fn server_name(url: &Url) -> Result<ServerName<'static>, FetchError> {
-    let bad = || FetchError::BadName(url.clone());
+fn server_name(url: &Url) -> Result<ServerName<'static>, Failure> {
+    let bad = || Failure::Server(format!("{url} can not be named in TLS"));
     match url.host().ok_or_else(bad)? {
         Host::Domain(name) => ServerName::try_from(name.to_owned()).map_err(|_| bad()),
         Host::Ipv4(address) => Ok(ServerName::from(std::net::IpAddr::from(address))),
@@ -179,31 +115,32 @@ fn server_name(url: &Url) -> Result<ServerName<'static>, FetchError> {
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
-    options: &ProxyFetch,
+    probe: &ProxyFetch,
     deadline: Deadline,
-) -> Result<(), FetchError> {
+) -> Outcome {
     let mut http = http1::Builder::new();
     http.max_buf_size(LARGEST_HEAD);
     let (mut sender, connection) = http
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(FetchError::Head)?;
+        .map_err(bad_head)?;
     let ask = async {
         let answer = deadline
             .limit("headers", sender.send_request(request))
             .await?;
-        let answer = answer.map_err(FetchError::Head)?;
+        let answer = answer.map_err(bad_head)?;
         let got = answer.status().as_u16();
-        if !options.status.contains(&got) {
-            return Err(FetchError::Status {
-                got,
-                expected: options.status.clone(),
-            });
+        if !probe.status.contains(&got) {
+            let expected = list(&probe.status);
+            return Err(Failure::Server(format!(
+                "status {got}, expected {expected}"
+            )));
         }
         let sized = is_sized(answer.headers());
         deadline
             .limit("the body", read(answer.into_body(), sized))
-            .await?
+            .await??;
+        Ok(Passed::default())
     };
     // The connection moves what `ask` waits for, in the same task: if either stops, both do.
     let drive = async {
@@ -220,7 +157,7 @@ async fn exchange(
 }
 
 /// Reads the body to its end or to the limit, and throws it away.
-async fn read(mut body: Incoming, sized: bool) -> Result<(), FetchError> {
+async fn read(mut body: Incoming, sized: bool) -> Result<(), Failure> {
     while let Some(frame) = body.frame().await {
         let Err(error) = frame else { continue };
         let socket = find::<io::Error>(&error);
@@ -231,7 +168,7 @@ async fn read(mut body: Incoming, sized: bool) -> Result<(), FetchError> {
         if !sized && socket.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
             return Ok(());
         }
-        return Err(FetchError::Body(error));
+        return Err(Failure::Server(format!("body: {}", http_words(&error))));
     }
     Ok(())
 }
@@ -239,6 +176,10 @@ async fn read(mut body: Incoming, sized: bool) -> Result<(), FetchError> {
 /// Whether the body says where it ends (RFC 9112 section 6.3); else it ends with the connection.
 fn is_sized(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
+}
+
+fn bad_head(error: hyper::Error) -> Failure {
+    Failure::Server(format!("headers: {}", http_words(&error)))
 }
 
 fn http_words(error: &hyper::Error) -> String {

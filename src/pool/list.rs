@@ -55,7 +55,7 @@ impl Pool {
             .config
             .monitors
             .iter()
-            .map(|monitor| monitor.timeout())
+            .map(|monitor| monitor.timeout)
             .max()
             .unwrap_or_default();
         self.judge_by

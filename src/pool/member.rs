@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::check::figures::Figures;
+use crate::check::{Check, Monitor};
 use crate::config;
 use crate::event::{CheckId, Verdict};
 use crate::service::{Host, Listed, Note, Weight};
-use crate::snapshot::{Check, Health, Held, MonitorState, Pooled, Server};
+use crate::snapshot::{Health, Held, MonitorState, Pooled, Server};
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -37,11 +39,12 @@ pub(super) struct Member {
 /// One monitor at work on this server. The check's id is there while there is an address to check.
 #[derive(Debug)]
 struct Run {
-    monitor: Arc<config::Monitor>,
+    monitor: Arc<Monitor>,
     check: Option<(CheckId, Arc<Check>)>,
     result: Option<Result<(), Arc<str>>>,
     up_transitions: u64,
     down_transitions: u64,
+    figures: Arc<Figures>,
 }
 
 /// Hands out check ids, each once.
@@ -56,11 +59,7 @@ impl CheckIds {
 }
 
 impl Member {
-    pub(super) fn new(
-        listed: Option<Listed>,
-        weight: Weight,
-        monitors: &[Arc<config::Monitor>],
-    ) -> Member {
+    pub(super) fn new(listed: Option<Listed>, weight: Weight, monitors: &[Arc<Monitor>]) -> Member {
         Member {
             listed,
             note: None,
@@ -81,7 +80,7 @@ impl Member {
     pub(super) fn unidentified(
         address: IpAddr,
         weight: Weight,
-        monitors: &[Arc<config::Monitor>],
+        monitors: &[Arc<Monitor>],
     ) -> Member {
         let mut member = Member::new(None, weight, monitors);
         member.set_address(address);
@@ -136,16 +135,16 @@ impl Member {
     }
 
     pub(super) fn health(&self) -> Health {
-        let up = self
-            .runs
+        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.counts()).collect();
+        let up = runs
             .iter()
             .filter(|run| run.is_up(self.presumed_up))
             .count();
-        if up == self.runs.len() {
+        if up == runs.len() {
             Health::Up
         } else if up > 0 {
             Health::PartiallyUp
-        } else if self.runs.iter().all(|run| run.result.is_none()) {
+        } else if runs.iter().all(|run| run.result.is_none()) {
             Health::Unknown
         } else {
             Health::Down
@@ -155,7 +154,10 @@ impl Member {
     /// Nothing more is to be waited for before the pool can be judged by this server.
     pub(super) fn first_checked(&self) -> bool {
         match self.address {
-            Some(_) => self.runs.iter().all(|run| run.result.is_some()),
+            Some(_) => self
+                .runs
+                .iter()
+                .all(|run| run.result.is_some() || !run.counts()),
             None => self.answered,
         }
     }
@@ -183,11 +185,12 @@ impl Member {
         for run in &mut self.runs {
             run.check = None;
             run.result = None;
+            run.figures = Arc::default();
         }
     }
 
     /// Other monitors watch it from now on; those that stay the same keep their state and their check.
-    pub(super) fn set_monitors(&mut self, monitors: &[Arc<config::Monitor>]) {
+    pub(super) fn set_monitors(&mut self, monitors: &[Arc<Monitor>]) {
         let was_up = self.up();
         let mut old = std::mem::take(&mut self.runs);
         for monitor in monitors {
@@ -217,11 +220,13 @@ impl Member {
         let Some(address) = self.address else { return };
         for run in &mut self.runs {
             run.check.get_or_insert_with(|| {
+                let port = run.monitor.port.unwrap_or(service.key.port);
                 let check = Check {
                     service: service.name.clone(),
                     host: host.clone(),
-                    target: SocketAddr::new(address, service.key.port),
+                    target: SocketAddr::new(address, port),
                     monitor: run.monitor.clone(),
+                    figures: run.figures.clone(),
                 };
                 (ids.next(), Arc::new(check))
             });
@@ -269,14 +274,20 @@ impl Member {
 }
 
 impl Run {
-    fn new(monitor: Arc<config::Monitor>) -> Run {
+    fn new(monitor: Arc<Monitor>) -> Run {
         Run {
             monitor,
             check: None,
             result: None,
             up_transitions: 0,
             down_transitions: 0,
+            figures: Arc::default(),
         }
+    }
+
+    /// Whether the server's health has to do with it.
+    fn counts(&self) -> bool {
+        self.monitor.depool
     }
 
     fn is_up(&self, presumed: bool) -> bool {
@@ -285,10 +296,12 @@ impl Run {
 
     fn view(&self) -> MonitorState {
         MonitorState {
-            kind: self.monitor.kind(),
+            kind: self.monitor.probe.kind(),
             result: self.result.clone(),
+            depool: self.monitor.depool,
             up_transitions: self.up_transitions,
             down_transitions: self.down_transitions,
+            figures: self.figures.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator must know: one snapshot → its alerts, worst first, always in the same order.
 //! A pure reading of the snapshot; nothing is remembered here and nothing decided.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -117,6 +118,13 @@ pub enum Alert {
         hosts: Vec<Host>,
         fault: Arc<str>,
         stale: bool,
+    },
+    /// Servers that fail a check with `depool = false`. The reason is the first host's.
+    OnlyTold {
+        service: ServiceName,
+        monitor: &'static str,
+        hosts: Vec<Host>,
+        reason: Arc<str>,
     },
     /// The kernel refused. `holds`: it still serves with what it had.
     NotApplied {
@@ -386,6 +394,7 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
             });
         }
     }
+    of_checks(name, service, alerts);
     if let Applied::Failed { fault, holds } = &service.applied {
         let (fault, holds) = (fault.clone(), *holds);
         alerts.push(Alert::NotApplied {
@@ -401,6 +410,29 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
     } else if nothing_weighted(service) {
         alerts.push(Alert::NothingWeighted {
             service: name.clone(),
+        });
+    }
+}
+
+fn of_checks(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
+    let mut failing: BTreeMap<&'static str, (Vec<Host>, Arc<str>)> = BTreeMap::new();
+    for (host, server) in &*service.servers {
+        for monitor in server.monitors.iter().filter(|monitor| !monitor.depool) {
+            if let Some(Err(reason)) = &monitor.result {
+                let new = || (Vec::new(), reason.clone());
+                let (hosts, _) = failing.entry(monitor.kind).or_insert_with(new);
+                hosts.push(host.clone());
+            }
+        }
+    }
+    for (monitor, (mut hosts, reason)) in failing {
+        // One server may have two monitors of a kind.
+        hosts.dedup();
+        alerts.push(Alert::OnlyTold {
+            service: name.clone(),
+            monitor,
+            hosts,
+            reason,
         });
     }
 }
@@ -481,6 +513,7 @@ impl Alert {
             | Alert::Unidentified { .. }
             | Alert::ListFailed { kept: true, .. }
             | Alert::Unresolved { .. }
+            | Alert::OnlyTold { .. }
             | Alert::AddressFault { .. }
             | Alert::SessionDown { alone: false, .. }
             | Alert::SessionDisabled { alone: false, .. }
@@ -591,6 +624,18 @@ impl fmt::Display for Alert {
                 write!(
                     f,
                     "{service}: Servers {hosts} do not resolve{stale}: {fault}"
+                )
+            }
+            Alert::OnlyTold {
+                service,
+                monitor,
+                hosts,
+                reason,
+            } => {
+                let (hosts, reason) = (List(hosts), Line(reason));
+                write!(
+                    f,
+                    "{service}: {monitor} fails on {hosts} and depools nobody: {reason}"
                 )
             }
             Alert::NotApplied {
@@ -801,6 +846,28 @@ mod tests {
                 "critical web: Servers a, b are marked down but pooled",
                 "warning Pool api is too small to allow depooling",
             ],
+        );
+    }
+
+    #[test]
+    fn checks_that_depool_nobody() {
+        let web = edit(
+            service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]),
+            |s| {
+                for host in ["a", "b"] {
+                    let mut only_told = server("x down").1.monitors;
+                    only_told[0].depool = false;
+                    only_told[0].kind = "idle-connection";
+                    let servers = Arc::make_mut(&mut s.servers);
+                    let monitors = &mut servers.get_mut(host).unwrap().monitors;
+                    monitors.extend(only_told.clone());
+                    monitors.extend(only_told);
+                }
+            },
+        );
+        check(
+            &snapshot([web]),
+            &["warning web: idle-connection fails on a, b and depools nobody: connection refused"],
         );
     }
 

@@ -119,8 +119,10 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
     let monitors = vec![MonitorState {
         kind,
         result,
+        depool: true,
         up_transitions: 2,
         down_transitions: 1,
+        figures: Arc::default(),
     }];
     let server = Server {
         note: None,

@@ -131,6 +131,43 @@ fn one_monitor_of_two_is_partially_up() {
         .check("text", "10.0.0.1 enabled/partially up/not pooled");
 }
 
+/// Neither is it waited for, nor does the server go for it; its result is there.
+#[test]
+fn a_monitor_that_depools_nobody() {
+    let mut only_told = Monitor::clone(&monitor(2));
+    only_told.depool = false;
+    let mut two = service("text", "192.0.2.1", 80);
+    two.monitors = vec![monitor(1), Arc::new(only_told)];
+    two.depool_threshold = Threshold::new(0.0).expect("in range");
+    let mut story = Story::started(config([two]));
+    story.list("text", servers(1));
+    let checks: Vec<_> = story.service("text").checks.keys().copied().collect();
+    let mut say = |check, verdict| {
+        story.event(Event::Checked {
+            service: name("text"),
+            check,
+            verdict,
+        });
+        let service = story.service("text");
+        let monitors = &service.servers["10.0.0.1"].monitors;
+        let results = monitors
+            .iter()
+            .map(|m| m.result.as_ref().map(Result::is_ok));
+        let text = service.servers["10.0.0.1"].to_string();
+        (text, results.collect::<Vec<_>>())
+    };
+    let down = || Verdict::Down("refused".into());
+    let (up, gone) = (
+        "enabled/up/pooled".to_owned(),
+        "enabled/down/not pooled".to_owned(),
+    );
+    let (yes, no) = (Some(true), Some(false));
+    assert_eq!(say(checks[0], Verdict::Up), (up.clone(), vec![yes, None]));
+    assert_eq!(say(checks[1], down()), (up, vec![yes, no]));
+    assert_eq!(say(checks[0], down()), (gone.clone(), vec![no, no]));
+    assert_eq!(say(checks[1], Verdict::Up), (gone, vec![no, yes]));
+}
+
 #[test]
 fn without_monitors_a_server_is_up() {
     let mut blind = service("text", "192.0.2.1", 80);

@@ -1,0 +1,137 @@
+//! Checks: what is asked of a server, how often, what its answers make of it, and what is known of how they went.
+//!
+//! A *monitor* is what the configuration says; a *check* is one monitor at work on one server of one service.
+
+pub mod figures;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use url::Url;
+
+use self::figures::Figures;
+use crate::service::{Host, ServiceName};
+
+/// `[[service.NAME.monitor]]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Monitor {
+    pub probe: Probe,
+    /// From one check's start to the next one's. Of `idle-connection`, how late its first check may be.
+    pub interval: Duration,
+    /// The interval while the last result is not yet believed (see [`Damping`]); `None`: the same one.
+    pub fast_interval: Option<Duration>,
+    /// The longest that one check may take.
+    pub timeout: Duration,
+    pub damping: Damping,
+    /// Where the server is asked; `None`: the service's own port.
+    pub port: Option<u16>,
+    /// Whether a server that does not pass is down; else it is only told.
+    pub depool: bool,
+}
+
+impl Monitor {
+    /// With everything else as it is where the configuration says nothing.
+    pub fn new(probe: Probe, interval: Duration, timeout: Duration) -> Monitor {
+        Monitor {
+            probe,
+            interval,
+            fast_interval: None,
+            timeout,
+            damping: Damping::NONE,
+            port: None,
+            depool: true,
+        }
+    }
+}
+
+/// One check to run: who, where, how.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub service: ServiceName,
+    pub host: Host,
+    /// The server's address and the monitor's port.
+    pub target: SocketAddr,
+    pub monitor: Arc<Monitor>,
+    pub figures: Arc<Figures>,
+}
+
+/// Figures are no part of what a check is.
+impl PartialEq for Check {
+    fn eq(&self, other: &Check) -> bool {
+        let Check {
+            service,
+            host,
+            target,
+            monitor,
+            figures: _,
+        } = self;
+        (service, host, target, monitor)
+            == (&other.service, &other.host, &other.target, &other.monitor)
+    }
+}
+
+/// What it takes for results to become a verdict. The first result after a start is one at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Damping {
+    /// So many good results in a row, so many bad ones; PyBal's: one of each.
+    InARow { rise: u32, fall: u32 },
+    /// `window = "3/5"`: down while at least so many of the last so many results are bad.
+    Window { bad: u32, of: u32 },
+}
+
+impl Damping {
+    /// PyBal's: each result counts.
+    pub const NONE: Damping = Damping::InARow { rise: 1, fall: 1 };
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Probe {
+    IdleConnection(IdleConnection),
+    ProxyFetch(ProxyFetch),
+}
+
+impl Probe {
+    /// `type` in the file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Probe::IdleConnection(_) => "idle-connection",
+            Probe::ProxyFetch(_) => "proxy-fetch",
+        }
+    }
+}
+
+/// `type = "idle-connection"`: holds one TCP connection to the server; PyBal's IdleConnection. Its timeout is a
+/// connect's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IdleConnection {
+    /// How long the one quick reconnect after a clean close may take (PyBal: `timeout-clean-reconnect`, 3 s).
+    pub timeout_clean_reconnect: Duration,
+    /// Longest wait between two reconnects (PyBal: `max-delay`, 300 s).
+    pub max_delay: Duration,
+    /// TCP keepalive (PyBal: `keepalive*`: on, 10 s idle, 30 s interval, 3 retries).
+    pub keepalive: Option<Keepalive>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub retries: u32,
+}
+
+/// `type = "proxy-fetch"`: a GET; PyBal's ProxyFetch.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProxyFetch {
+    /// At least one; http or https. Host and path are the request's; it goes to the server's address
+    /// and the monitor's port, whatever host and port the URL names.
+    pub url: Vec<Url>,
+    /// The statuses that are good, at least one, 100 to 599. Redirects are not followed.
+    pub status: Vec<u16>,
+    /// All URLs are fetched, not one at random, and so many of them may fail (PyBal: `check_all`, `max_failures`).
+    pub check_all: Option<u32>,
+    /// Whether https certificates are verified (default: no, as in PyBal).
+    pub verify_certificate: bool,
+}

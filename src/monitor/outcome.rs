@@ -1,0 +1,77 @@
+//! What one check may find, and the time that it has for it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::connect::ConnectError;
+
+pub(super) type Outcome = Result<Passed, Failure>;
+
+/// The server did well.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Passed {}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The server did not, and why, as an operator would say it.
+    #[error("{0}")]
+    Server(String),
+    /// Nothing came in time, to our SYN or later. That can be our own fault.
+    #[error("no answer in {}", humantime::format_duration(*.0))]
+    NoAnswer(Duration),
+    #[error("timed out after {} waiting for {stage}", humantime::format_duration(*.after))]
+    TimedOut {
+        after: Duration,
+        stage: &'static str,
+    },
+    /// The check could not be made for want of something on this host: that says nothing about the server.
+    #[error("{0}")]
+    Unable(String),
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        match error {
+            ConnectError::NoAnswer(after) => Failure::NoAnswer(after),
+            ConnectError::Failed(_) => Failure::Server(error.to_string()),
+            ConnectError::Unable(_) => Failure::Unable(error.to_string()),
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn server(why: impl ToString) -> Failure {
+        Failure::Server(why.to_string())
+    }
+}
+
+/// When the whole check must be over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) after: Duration,
+    pub(super) at: Instant,
+}
+
+impl Deadline {
+    pub(super) fn of(after: Duration) -> Deadline {
+        Deadline {
+            after,
+            at: Instant::now() + after,
+        }
+    }
+
+    /// `stage`: what the work waits for.
+    pub(super) async fn limit<T>(
+        self,
+        stage: &'static str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        timeout_at(self.at, work)
+            .await
+            .map_err(|_| Failure::TimedOut {
+                after: self.after,
+                stage,
+            })
+    }
+}

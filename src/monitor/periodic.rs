@@ -1,0 +1,50 @@
+//! Monitors that ask once an interval: when the next check is, and what is asked.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::outcome::{Deadline, Outcome};
+use super::report::Report;
+use super::{Tools, proxy_fetch};
+use crate::check::{Check, Probe};
+
+/// A check that ends so long after its time was up says that this task was not run when it was due.
+const LATE: Duration = Duration::from_millis(250);
+
+/// Checks for ever.
+pub(super) async fn run(check: &Check, tools: &Tools, report: &mut Report) -> Infallible {
+    let monitor = &check.monitor;
+    let mut due = Instant::now();
+    loop {
+        let mut began = Instant::now();
+        let mut outcome = ask(check, tools, Deadline::of(monitor.timeout)).await;
+        // It was us who slept, not the server. But once is enough: a dead one must not live by our being slow.
+        let late = outcome.is_err() && began.elapsed() > monitor.timeout + LATE;
+        if report.doubts(&outcome) || late {
+            began = Instant::now();
+            outcome = ask(check, tools, Deadline::of(monitor.timeout)).await;
+        }
+        report.take(outcome, Some(began.elapsed())).await;
+        let fast = monitor.fast_interval.filter(|_| report.is_in_doubt());
+        let interval = fast.unwrap_or(monitor.interval);
+        due = next(due, interval, Instant::now());
+        sleep_until(due).await;
+    }
+}
+
+/// When the check after the one that was due at `due` is: an interval later, give or take a twentieth so that
+/// checks don't fall into step, or now, if that is over. So lateness is made up by one check, not by many.
+fn next(due: Instant, interval: Duration, now: Instant) -> Instant {
+    (due + interval.mul_f64(0.95 + fastrand::f64() / 10.0)).max(now)
+}
+
+/// One check. Each kind in a box of its own: in place they would make every check as large as the largest.
+async fn ask(check: &Check, tools: &Tools, deadline: Deadline) -> Outcome {
+    match &check.monitor.probe {
+        Probe::ProxyFetch(probe) => Box::pin(proxy_fetch::ask(check, probe, tools, deadline)).await,
+        // It has no rhythm: it is run by itself.
+        Probe::IdleConnection(_) => std::future::pending().await,
+    }
+}
