@@ -270,7 +270,7 @@ async fn our_own_words_stand_beside_pybals() {
     assert_eq!(api.text("/services/web").await, (200, whole));
     assert_eq!(
         api.text("/services/web/cp2").await,
-        (200, format!("{cp2}\n"))
+        (200, format!("{cp2}\nproxy-fetch:\tup\n"))
     );
 
     let (_, web) = api.json("/services/web").await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 const WORDS: &[&str] = &[
-    "service", "routing", "secret", "conftool", "config", "event", "snapshot",
+    "service", "check", "routing", "secret", "conftool", "config", "event", "snapshot",
 ];
 const DECISIONS: &[&str] = &["pool", "balancer"];
 const TOOLS: &[&str] = &["backoff", "chain", "etcd", "state", "table"];

@@ -14,6 +14,7 @@ mod accept;
 mod answer;
 mod bgp;
 mod body;
+mod checks;
 mod connections;
 pub mod control;
 mod detail;

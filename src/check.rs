@@ -15,7 +15,7 @@ use self::figures::Figures;
 use crate::service::{Host, ServiceName};
 
 /// `[[service.NAME.monitor]]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Monitor {
     pub probe: Probe,
     /// From one check's start to the next one's. Of `idle-connection`, how late its first check may be.
@@ -57,7 +57,9 @@ pub struct Check {
     pub figures: Arc<Figures>,
 }
 
-/// Figures are no part of what a check is.
+/// Figures are no part of what a check is. What is the same one in memory is not looked into: snapshots share checks.
+impl Eq for Check {}
+
 impl PartialEq for Check {
     fn eq(&self, other: &Check) -> bool {
         let Check {
@@ -87,7 +89,7 @@ impl Damping {
 }
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Probe {
     IdleConnection(IdleConnection),
     ProxyFetch(ProxyFetch),
@@ -105,7 +107,7 @@ impl Probe {
 
 /// `type = "idle-connection"`: holds one TCP connection to the server; PyBal's IdleConnection. Its timeout is a
 /// connect's.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IdleConnection {
     /// How long the one quick reconnect after a clean close may take (PyBal: `timeout-clean-reconnect`, 3 s).
     pub timeout_clean_reconnect: Duration,
@@ -123,7 +125,7 @@ pub struct Keepalive {
 }
 
 /// `type = "proxy-fetch"`: a GET; PyBal's ProxyFetch.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyFetch {
     /// At least one; http or https. Host and path are the request's; it goes to the server's address
     /// and the monitor's port, whatever host and port the URL names.

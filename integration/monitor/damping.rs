@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::edge::{Edge, PATIENCE};
-use super::server::{OK, Server, head, keep_open};
-use super::{check, checked, down, fetch, idle, list, once, verdict, watch};
+use super::server::{OK, Server, head, keep_open, reset};
+use super::{YOUNG, check, checked, down, fetch, idle, list, once, verdict, watch};
 
 const BAD: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 
@@ -189,6 +189,42 @@ async fn a_success_wakes_the_servers_other_checks() {
     assert_eq!(up, [2, 1]);
     assert!(before.elapsed() < Duration::from_secs(2));
     drop(server);
+}
+
+/// Who loses a connection while we stand still is connected to once more.
+#[tokio::test]
+async fn after_a_standstill_a_lost_connection_is_doubted_once() {
+    for comes_back in [true, false] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let server = Server::start("127.0.0.1:0", move |stream| {
+            let first = count.fetch_add(1, SeqCst) == 0;
+            async move {
+                if first {
+                    // It has been up for as long as it takes to be no young connection.
+                    sleep(YOUNG * 2).await;
+                    std::thread::sleep(Duration::from_millis(600));
+                    reset(stream);
+                    Ok(())
+                } else if comes_back {
+                    keep_open(stream).await
+                } else {
+                    reset(stream);
+                    Ok(())
+                }
+            }
+        })
+        .await;
+        let mut edge = watch(server.address, idle());
+        assert_eq!(verdict(&mut edge).await, Verdict::Up);
+        if comes_back {
+            server.until_accepted(2).await;
+            edge.silent(YOUNG).await;
+            assert_eq!(server.accepted(), 2);
+        } else {
+            assert_eq!(verdict(&mut edge).await, down("connection reset by server"));
+            assert!(server.accepted() >= 2);
+        }
+    }
 }
 
 /// What fails while this process stands still is asked once more before anybody hears of it.

@@ -13,6 +13,7 @@ use crate::snapshot::alert::{Age, Line};
 use crate::snapshot::{Condition, Guard, Health, Held, Pooled, Server, Service, Snapshot, Source};
 
 use super::accept::Form;
+use super::checks::CheckState;
 use super::json::json;
 
 pub(super) fn services(snapshot: &Snapshot, form: Form, now: Instant) -> String {
@@ -47,7 +48,10 @@ pub(super) fn server(service: &Service, server: &Server, form: Form) -> String {
     let state = State::of(service, server);
     match form {
         Form::Json => json(&state),
-        Form::Text => format!("{state}\n"),
+        Form::Text => {
+            let lines = state.checks.iter().map(|check| format!("{check}\n"));
+            format!("{state}\n{}", lines.collect::<String>())
+        }
     }
 }
 
@@ -122,6 +126,7 @@ struct State<'a> {
     reason: Option<&'a str>,
     until: Option<&'a str>,
     confirmed: bool,
+    checks: Vec<CheckState<'a>>,
 }
 
 impl State<'_> {
@@ -145,6 +150,7 @@ impl State<'_> {
             reason: note.and_then(|note| note.reason.as_deref()),
             until: note.and_then(|note| note.until.as_deref()),
             confirmed: note.is_some_and(|note| note.confirmed),
+            checks: server.monitors.iter().map(CheckState::of).collect(),
         }
     }
 }
@@ -202,7 +208,7 @@ impl fmt::Display for Detail<'_> {
     }
 }
 
-/// `disabled/up/pooled, weight 10, held: depool-guard, reason: disk T1`
+/// `disabled/down/pooled, weight 10, held: depool-guard, reason: disk T1, proxy-fetch: connection refused`
 impl fmt::Display for State<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.server)?;
@@ -226,7 +232,13 @@ impl fmt::Display for State<'_> {
                 write!(f, ", {what}: {}", Line(said))?;
             }
         }
-        f.write_str(if self.confirmed { ", confirmed" } else { "" })
+        if self.confirmed {
+            f.write_str(", confirmed")?;
+        }
+        self.checks
+            .iter()
+            .filter_map(CheckState::failing)
+            .try_for_each(|(monitor, reason)| write!(f, ", {monitor}: {}", Line(reason)))
     }
 }
 
@@ -290,10 +302,12 @@ mod tests {
              b:\tdisabled/up/pooled, weight 0, in IPVS 10, held: depool-guard, \
              reason: disk , T1, until: 2026-01-01T00:00:00Z\n\
              c:\tdisabled/up/pooled, in IPVS 10, held: stale-catch-up\n\
-             d:\tenabled/down/not pooled, weight 10, unresolved: no such name, confirmed\n"
+             d:\tenabled/down/not pooled, weight 10, unresolved: no such name, confirmed, \
+             proxy-fetch: connection refused\n"
         );
         let b = server(&web, &web.servers["b"], Form::Text);
-        assert!(b.ends_with("until: 2026-01-01T00:00:00Z\n"), "{b}");
+        let end = "until: 2026-01-01T00:00:00Z\nproxy-fetch:\tup\n";
+        assert!(b.ends_with(end), "{b}");
 
         let saved = sample::edit(sample::service("api", 0.5, &["a up pooled"]), |s| {
             s.source = Source::Saved {
@@ -322,6 +336,9 @@ mod tests {
             "enabled": false, "health": "up", "pooled": true, "held": "depool-guard",
             "weight": 0, "ipvs_weight": 10, "address": "10.0.0.2", "unresolved": null,
             "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
+            "checks": [{
+                "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "last": null,
+            }],
         });
         assert_eq!(parse(server(&web, &web.servers["b"], Form::Json)), b);
         let summary = json!({

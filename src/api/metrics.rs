@@ -8,16 +8,17 @@ use std::fmt;
 use std::iter::Chain;
 use std::slice;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeMetric, MetricEncoder, text,
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric, MetricEncoder, NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 
+use crate::check::figures;
 use crate::service::ServiceName;
 use crate::snapshot::{Service, Snapshot};
 
@@ -187,12 +188,26 @@ impl Writer<'_> {
     fn counter(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
         ConstCounter::new(value).encode(self.encoder.encode_family(&labels)?)
     }
+
+    /// `counts`: by [`figures::BUCKETS`], not summed up; `sum` in microseconds. Nothing if nothing was counted.
+    fn durations(&mut self, labels: Labels<'_>, sum: u64, counts: &[u64]) -> fmt::Result {
+        let count = counts.iter().sum();
+        if count == 0 {
+            return Ok(());
+        }
+        let bounds = figures::BUCKETS.iter().map(Duration::as_secs_f64);
+        let bounds = bounds.chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+        let sum = Duration::from_micros(sum).as_secs_f64();
+        let mut encoder = self.encoder.encode_family(&labels)?;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use crate::routing::session::{Session, SessionState};
     use crate::snapshot::{Mode, Refusal, Source, sample};
@@ -209,7 +224,7 @@ mod tests {
         let body = text.strip_suffix("# EOF\n").expect("no end");
         let mut families = BTreeSet::new();
         let mut seen = BTreeSet::new();
-        let (mut family, mut suffix) = ("", "");
+        let (mut family, mut suffixes): (_, &[&str]) = ("", &[]);
         for line in body.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 family = help.split_once(' ').expect("help without text").0;
@@ -217,11 +232,16 @@ mod tests {
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').unwrap();
                 assert_eq!(name, family);
-                suffix = if kind == "counter" { "_total" } else { "" };
+                suffixes = match kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_sum", "_count", "_bucket"],
+                    _ => &[""],
+                };
             } else {
                 let (series, value) = line.rsplit_once(' ').expect("no value");
                 let name = series.split('{').next().unwrap();
-                assert_eq!(name, format!("{family}{suffix}"), "{line}");
+                let rest = name.strip_prefix(family);
+                assert!(rest.is_some_and(|rest| suffixes.contains(&rest)), "{line}");
                 assert!(value.parse::<f64>().is_ok(), "{line}");
                 assert!(seen.insert(series), "{line} comes twice");
             }
@@ -267,6 +287,11 @@ mod tests {
             // Two monitors of one type: down if one of them is.
             let a = servers.get_mut("a").unwrap();
             a.monitors.extend(sample::server("b held").1.monitors);
+            for took in [2, 3000] {
+                let took = Some(Duration::from_millis(took));
+                let figures = &servers["b"].monitors[0].figures;
+                figures.note(SystemTime::UNIX_EPOCH, Err("no answer"), took);
+            }
         });
         let now = sample::now();
         let old = sample::edit(sample::service("old", 0.5, &["a up pooled"]), |service| {
@@ -322,6 +347,12 @@ mod tests {
             r#"plimsoll_monitor_status{service="web",host="c",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_monitor_up_transitions_total{service="web",host="a",monitor="proxy-fetch"} 4"#,
             r#"plimsoll_monitor_down_transitions_total{service="web",host="b",monitor="proxy-fetch"} 1"#,
+            r#"plimsoll_monitor_down_results_total{service="web",host="b",monitor="proxy-fetch"} 2"#,
+            r#"plimsoll_monitor_check_duration_seconds_sum{service="web",host="b",monitor="proxy-fetch"} 3.002"#,
+            r#"plimsoll_monitor_check_duration_seconds_count{service="web",host="b",monitor="proxy-fetch"} 2"#,
+            r#"plimsoll_monitor_check_duration_seconds_bucket{le="0.0025",service="web",host="b",monitor="proxy-fetch"} 1"#,
+            r#"plimsoll_monitor_check_duration_seconds_bucket{le="1.0",service="web",host="b",monitor="proxy-fetch"} 1"#,
+            r#"plimsoll_monitor_check_duration_seconds_bucket{le="+Inf",service="web",host="b",monitor="proxy-fetch"} 2"#,
             "plimsoll_bgp_enabled 1",
             r#"plimsoll_bgp_session_established{local_asn="64600",peer="10.0.0.1"} 0"#,
             r#"plimsoll_bgp_session_established{local_asn="64600",peer="2001:db8::1"} 1"#,

@@ -46,19 +46,27 @@ pub struct Last {
 }
 
 impl Figures {
-    pub fn note(&self, last: Last) {
-        let results = match &last.result {
+    /// A reason that is the last one again takes no new memory.
+    pub fn note(&self, at: SystemTime, result: Result<(), &str>, took: Option<Duration>) {
+        let results = match result {
             Ok(()) => &self.up_results,
             Err(_) => &self.down_results,
         };
         results.fetch_add(1, Relaxed);
-        if let Some(took) = last.took {
+        if let Some(took) = took {
             let bucket = BUCKETS.partition_point(|bound| *bound < took);
             self.durations[bucket].fetch_add(1, Relaxed);
             let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.duration_sum.fetch_add(took, Relaxed);
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.take().and_then(|last| last.result.err());
+        let result = result.map_err(|why| {
+            known
+                .filter(|known| **known == *why)
+                .unwrap_or_else(|| why.into())
+        });
+        *last = Some(Last { at, result, took });
     }
 
     pub fn last(&self) -> Option<Last> {
@@ -84,7 +92,8 @@ mod tests {
             (Ok(()), None),
             (Err("refused"), Some(9000)),
         ] {
-            figures.note(last(result, took));
+            let Last { at, took, .. } = last(Ok(()), took);
+            figures.note(at, result, took);
         }
         assert_eq!(figures.last(), Some(last(Err("refused"), Some(9000))));
         let count = |counter: &AtomicU64| counter.load(Relaxed);

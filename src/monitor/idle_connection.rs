@@ -139,12 +139,17 @@ impl Server<'_> {
             };
             let young = since.elapsed() < grown_up;
             match end {
-                End::Broken(error) => {
+                // It may be that this host stood still, and the server gave up waiting for it: then it is asked
+                // once more, as after a clean close.
+                End::Broken(error)
+                    if quick || !report.doubts(&Err(Failure::Server(words(&error)))) =>
+                {
                     return Lost {
                         why: Why::Broken(error),
                         young,
                     };
                 }
+                End::Broken(_) => {}
                 End::Closed if young && (quick || !proven) => {
                     return Lost {
                         why: Why::ClosedYoung,

@@ -6,6 +6,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connect::ConnectError;
 
+/// The longest reason that is passed on, in characters.
+const LONGEST_REASON: usize = 200;
+
 pub(super) type Outcome = Result<Passed, Failure>;
 
 /// The server did well.
@@ -41,6 +44,14 @@ impl From<ConnectError> for Failure {
 }
 
 impl Failure {
+    /// In words, for whoever asks; see [`printable`].
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Failure::Server(why) | Failure::Unable(why) => printable(why),
+            Failure::NoAnswer(_) | Failure::TimedOut { .. } => self.to_string(),
+        }
+    }
+
     pub(super) fn server(why: impl ToString) -> Failure {
         Failure::Server(why.to_string())
     }
@@ -74,4 +85,13 @@ impl Deadline {
                 stage,
             })
     }
+}
+
+/// A server may have had a hand in the text: it stays on one line and short.
+pub(super) fn printable(text: String) -> String {
+    if text.len() <= LONGEST_REASON && !text.contains(char::is_control) {
+        return text;
+    }
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).take(LONGEST_REASON).collect()
 }

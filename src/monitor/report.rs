@@ -9,13 +9,9 @@ use tracing::{debug, info};
 
 use super::Tools;
 use super::damping::Judge;
-use super::outcome::{Failure, Outcome, Passed};
+use super::outcome::{Failure, Outcome, Passed, printable};
 use crate::check::Check;
-use crate::check::figures::Last;
 use crate::event::{CheckId, Event, Verdict};
-
-/// The longest reason that is passed on, in characters.
-const LONGEST_REASON: usize = 200;
 
 /// Where a check says how it went.
 pub(super) struct Report {
@@ -74,16 +70,13 @@ impl Report {
             Err(Failure::Unable(reason)) => return self.unable(&reason).await,
             Err(
                 failure @ (Failure::Server(_) | Failure::NoAnswer(_) | Failure::TimedOut { .. }),
-            ) => Some(printable(&failure.to_string())),
+            ) => Some(failure.into_reason()),
         };
         if why.is_none() {
             self.tools.suspicion.passed(self.id);
         }
-        self.check.figures.note(Last {
-            at: SystemTime::now(),
-            result: why.as_deref().map_or(Ok(()), |why| Err(why.into())),
-            took,
-        });
+        let result = why.as_deref().map_or(Ok(()), Err);
+        self.check.figures.note(wall_clock(), result, took);
         let up = self.judge.judge(why.is_none());
         if self.up == Some(up) {
             return;
@@ -137,7 +130,7 @@ impl Report {
     /// The check could not be made, for want of something on this host: that says nothing about the server,
     /// so what was known of it stands. If nothing is known yet it is down, as something must be said.
     async fn unable(&mut self, reason: &str) {
-        let reason = printable(reason);
+        let reason = printable(reason.into());
         self.tools.trouble.met(&reason);
         if self.up.is_none() {
             self.send_down(reason).await;
@@ -163,8 +156,10 @@ impl Drop for Report {
     }
 }
 
-/// A server may have had a hand in the text: it stays on one line and short.
-fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).take(LONGEST_REASON).collect()
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when the last result came is told to people; nothing is decided by it"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }

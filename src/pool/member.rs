@@ -135,19 +135,23 @@ impl Member {
     }
 
     pub(super) fn health(&self) -> Health {
-        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.counts()).collect();
-        let up = runs
-            .iter()
-            .filter(|run| run.is_up(self.presumed_up))
-            .count();
-        if up == runs.len() {
+        let (mut up, mut down, mut checked) = (0, 0, false);
+        for run in self.runs.iter().filter(|run| run.counts()) {
+            if run.is_up(self.presumed_up) {
+                up += 1;
+            } else {
+                down += 1;
+            }
+            checked |= run.result.is_some();
+        }
+        if down == 0 {
             Health::Up
         } else if up > 0 {
             Health::PartiallyUp
-        } else if runs.iter().all(|run| run.result.is_none()) {
-            Health::Unknown
-        } else {
+        } else if checked {
             Health::Down
+        } else {
+            Health::Unknown
         }
     }
 

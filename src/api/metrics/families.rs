@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 
-use prometheus_client::metrics::MetricType::{Counter, Gauge};
+use prometheus_client::metrics::MetricType::{Counter, Gauge, Histogram};
 use serde::Serialize;
 
+use crate::check::figures::{self, Figures};
 use crate::routing::session::SessionState;
 use crate::service::ServiceName;
 use crate::snapshot::alert::Severity;
@@ -184,6 +186,36 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "monitor_up_results",
+        help: "Checks that passed.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.counter(labels, monitor.up_results)
+            })
+        }),
+    },
+    Family {
+        name: "monitor_down_results",
+        help: "Checks that did not.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.counter(labels, monitor.down_results)
+            })
+        }),
+    },
+    Family {
+        name: "monitor_check_duration_seconds",
+        help: "How long checks took; of monitors that make single ones.",
+        kind: Histogram,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.durations(labels, monitor.duration_sum, &monitor.durations)
+            })
+        }),
+    },
+    Family {
         name: "bgp_enabled",
         help: "Whether BGP is configured.",
         kind: Gauge,
@@ -295,6 +327,11 @@ struct Monitors {
     up: Option<bool>,
     up_transitions: u64,
     down_transitions: u64,
+    up_results: u64,
+    down_results: u64,
+    /// By their length, as [`figures::Figures`] has them, and in microseconds together.
+    durations: [u64; figures::BUCKETS.len() + 1],
+    duration_sum: u64,
 }
 
 impl Monitors {
@@ -304,6 +341,19 @@ impl Monitors {
         }
         self.up_transitions += monitor.up_transitions;
         self.down_transitions += monitor.down_transitions;
+        let Figures {
+            up_results,
+            down_results,
+            durations,
+            duration_sum,
+            ..
+        } = &*monitor.figures;
+        self.up_results += up_results.load(Relaxed);
+        self.down_results += down_results.load(Relaxed);
+        self.duration_sum += duration_sum.load(Relaxed);
+        for (sum, count) in self.durations.iter_mut().zip(durations) {
+            *sum += count.load(Relaxed);
+        }
     }
 }
 
