@@ -266,9 +266,16 @@ mod tests {
         (".service.*.bgp", bgp::announce::KEYS),
         (".service.*.bgp.condition", bgp::announce::CONDITION_KEYS),
         (".service.*.server", server::KEYS),
-        (".service.*.monitor", monitor::IDLE_CONNECTION_KEYS),
-        (".service.*.monitor", monitor::PROXY_FETCH_KEYS),
+        (".service.*.monitor", monitor::KEYS),
+        (".service.*.monitor", monitor::PERIODIC_KEYS),
     ];
+
+    fn sections() -> impl Iterator<Item = (&'static str, &'static [Key])> {
+        let monitors = monitor::KINDS
+            .iter()
+            .map(|kind| (".service.*.monitor", kind.keys));
+        SECTIONS.iter().copied().chain(monitors)
+    }
 
     /// The example with the lines that are only in it to be shown: `#key = value`, without a blank. What they
     /// name, key files say, is not there.
@@ -305,8 +312,8 @@ mod tests {
     fn the_example_has_every_key() {
         let mut found = BTreeSet::new();
         paths("", &whole_example(), &mut found);
-        for (section, keys) in SECTIONS {
-            for key in *keys {
+        for (section, keys) in sections() {
+            for key in keys {
                 let path = format!("{section}.{}", key.name);
                 assert!(found.contains(&path), "{path} is not in conf/plimsoll.toml");
             }
@@ -315,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_example_names_pybals_keys() {
-        for key in SECTIONS.iter().flat_map(|(_, keys)| *keys) {
+        for key in sections().flat_map(|(_, keys)| keys) {
             if let Some(pybal) = key.pybal {
                 let says = |line: &str| {
                     line.starts_with('#') && line.contains("PyBal: ") && line.contains(pybal)

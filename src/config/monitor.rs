@@ -1,70 +1,62 @@
 //! Reads `[[service.NAME.monitor]]`: what all kinds of monitors have, then each kind's own keys.
 
+mod idle_connection;
+mod proxy_fetch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use url::Url;
-
-use super::reader::{Key, Node, Table, key, was};
+use super::reader::{Key, Node, Table, key};
 use super::spelling::quoted;
-use super::value::{self, Durations, TIMEOUT};
-use crate::check::{Damping, IdleConnection, Keepalive, Monitor, Probe, ProxyFetch};
+use super::value::{self, TIMEOUT};
+use crate::check::{Damping, Monitor, Probe};
 use crate::service::Protocol;
 
-pub(super) const IDLE_CONNECTION_KEYS: &[Key] = &[
-    key("type"),
-    key("port"),
-    key("depool"),
-    key("connect-timeout"),
-    key("timeout-clean-reconnect"),
-    key("max-delay"),
-    key("keepalive"),
-    key("keepalive-idle"),
-    key("keepalive-interval"),
-    key("keepalive-retries"),
-];
+/// Of all kinds.
+pub(super) const KEYS: &[Key] = &[key("type"), key("port"), key("depool")];
 
-pub(super) const PROXY_FETCH_KEYS: &[Key] = &[
-    key("type"),
-    key("port"),
-    key("depool"),
+/// Of those that ask once an interval.
+pub(super) const PERIODIC_KEYS: &[Key] = &[
     key("interval"),
     key("fast-interval"),
     key("timeout"),
     key("rise"),
     key("fall"),
     key("window"),
-    key("url"),
-    was("status", "http_status"),
-    was("check-all", "check_all"),
-    was("max-failures", "max_failures"),
-    key("verify-certificate"),
+];
+
+/// One `type`.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    name: &'static str,
+    /// Its own keys, besides [`KEYS`].
+    pub(super) keys: &'static [Key],
+    read: Read,
+}
+
+#[derive(Clone, Copy)]
+enum Read {
+    /// It asks once an interval: it has [`PERIODIC_KEYS`], too, with defaults for interval and timeout in seconds.
+    Periodic(fn(&Table<'_>) -> Option<Probe>, u64, u64),
+    /// It holds a TCP connection all the time.
+    Connection(fn(&Table<'_>) -> Option<Monitor>),
+}
+
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        name: "idle-connection",
+        keys: idle_connection::KEYS,
+        read: Read::Connection(idle_connection::read),
+    },
+    Kind {
+        name: "proxy-fetch",
+        keys: proxy_fetch::KEYS,
+        read: Read::Periodic(proxy_fetch::read, 10, 5),
+    },
 ];
 
 /// The longest row of results that damping looks at.
 const LONGEST_WINDOW: u32 = 64;
-
-/// tcp(7): TCP_KEEPIDLE and TCP_KEEPINTVL, which the kernel bounds by MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL.
-const KEEPALIVE: Durations = Durations {
-    least: Duration::from_secs(1),
-    most: Duration::from_secs(32767),
-    whole_seconds: true,
-    example: "10s",
-};
-
-/// tcp(7): TCP_KEEPCNT, bounded by MAX_TCP_KEEPCNT.
-const KEEPALIVE_RETRIES: (u32, u32) = (1, 127);
-
-#[derive(Clone, Copy)]
-enum Kind {
-    IdleConnection,
-    ProxyFetch,
-}
-
-const KINDS: [(&str, Kind); 2] = [
-    ("idle-connection", Kind::IdleConnection),
-    ("proxy-fetch", Kind::ProxyFetch),
-];
 
 /// `protocol`: the service's, if it is known.
 pub(super) fn monitors(node: &Node<'_>, protocol: Option<Protocol>) -> Option<Vec<Arc<Monitor>>> {
@@ -82,20 +74,26 @@ pub(super) fn monitors(node: &Node<'_>, protocol: Option<Protocol>) -> Option<Ve
 
 fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
     let kind = table.required("type", "type = \"proxy-fetch\", say", |node| {
-        let kind = node.choice("monitor type", KINDS)?;
-        if matches!((kind, protocol), (Kind::IdleConnection, Some(Protocol::Udp))) {
-            node.mistake("idle-connection needs a TCP service, this one is UDP; write proxy-fetch or no monitor");
+        let kind = node.choice("monitor type", KINDS.iter().map(|kind| (kind.name, kind)))?;
+        if matches!(
+            (kind.read, protocol),
+            (Read::Connection(_), Some(Protocol::Udp))
+        ) {
+            let kind = kind.name;
+            node.mistake(format_args!(
+                "{kind} needs a TCP service, this one is UDP; write proxy-fetch or no monitor"
+            ));
         }
         Some(kind)
     })?;
-    let monitor = match kind {
-        Kind::IdleConnection => {
-            table.note_unknown_keys(IDLE_CONNECTION_KEYS);
-            idle_connection(table)
+    let monitor = match kind.read {
+        Read::Periodic(read, interval, timeout) => {
+            table.note_keys_not_in(&[KEYS, PERIODIC_KEYS, kind.keys]);
+            periodic(table, read(table), interval, timeout)
         }
-        Kind::ProxyFetch => {
-            table.note_unknown_keys(PROXY_FETCH_KEYS);
-            periodic(table, proxy_fetch(table))
+        Read::Connection(read) => {
+            table.note_keys_not_in(&[KEYS, kind.keys]);
+            read(table)
         }
     };
     let port = table.optional("port", value::port);
@@ -108,8 +106,13 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
 }
 
 /// What all probes have that ask once an interval.
-fn periodic(table: &Table<'_>, probe: Option<Probe>) -> Option<Monitor> {
-    let interval = timeout(table, "interval", 10);
+fn periodic(
+    table: &Table<'_>,
+    probe: Option<Probe>,
+    default_interval: u64,
+    default_timeout: u64,
+) -> Option<Monitor> {
+    let interval = timeout(table, "interval", default_interval);
     let fast_interval = table.optional("fast-interval", |node| {
         let fast = value::duration(node, &TIMEOUT)?;
         if interval.is_some_and(|interval| fast > interval) {
@@ -118,7 +121,7 @@ fn periodic(table: &Table<'_>, probe: Option<Probe>) -> Option<Monitor> {
         }
         Some(fast)
     });
-    let timeout = timeout(table, "timeout", 5);
+    let timeout = timeout(table, "timeout", default_timeout);
     let damping = damping(table);
     Some(Monitor {
         fast_interval: fast_interval?,
@@ -162,101 +165,6 @@ fn window(node: &Node<'_>) -> Option<Damping> {
     numbers
 }
 
-fn idle_connection(table: &Table<'_>) -> Option<Monitor> {
-    let connect_timeout = timeout(table, "connect-timeout", 5);
-    let timeout_clean_reconnect = timeout(table, "timeout-clean-reconnect", 3);
-    let max_delay = timeout(table, "max-delay", 300);
-    let keepalive = keepalive(table);
-    let probe = Probe::IdleConnection(IdleConnection {
-        timeout_clean_reconnect: timeout_clean_reconnect?,
-        max_delay: max_delay?,
-        keepalive: keepalive?,
-    });
-    Some(Monitor::new(
-        probe,
-        Duration::from_secs(1),
-        connect_timeout?,
-    ))
-}
-
-fn keepalive(table: &Table<'_>) -> Option<Option<Keepalive>> {
-    let seconds = |key, default| {
-        table.or(key, Duration::from_secs(default), |node| {
-            value::duration(node, &KEEPALIVE)
-        })
-    };
-    let on = table.or("keepalive", true, Node::boolean);
-    let idle = seconds("keepalive-idle", 10);
-    let interval = seconds("keepalive-interval", 30);
-    let (least, most) = KEEPALIVE_RETRIES;
-    let retries = table.or("keepalive-retries", 3, |node| node.integer(least, most));
-    if on == Some(false) {
-        for key in ["keepalive-idle", "keepalive-interval", "keepalive-retries"] {
-            if let Some(node) = table.get(key) {
-                node.mistake(format_args!(
-                    "no use with keepalive = false; leave out {key}, or write keepalive = true"
-                ));
-            }
-        }
-    }
-    let keepalive = Keepalive {
-        idle: idle?,
-        interval: interval?,
-        retries: retries?,
-    };
-    Some(on?.then_some(keepalive))
-}
-
-fn proxy_fetch(table: &Table<'_>) -> Option<Probe> {
-    let url = table.required(
-        "url",
-        "url = [\"http://www.example.com/healthz\"], say",
-        |node| {
-            some(
-                node,
-                "URL",
-                "[\"http://www.example.com/healthz\"], say",
-                url,
-            )
-        },
-    );
-    let status = table.or("status", vec![200], |node| {
-        some(node, "status", "[200], say", status)
-    });
-    let check_all = check_all(table, url.as_ref().map(Vec::len));
-    let verify_certificate = table.or("verify-certificate", false, Node::boolean);
-    Some(Probe::ProxyFetch(ProxyFetch {
-        url: url?,
-        status: status?,
-        check_all: check_all?,
-        verify_certificate: verify_certificate?,
-    }))
-}
-
-/// `urls`: how many there are, if that is known.
-fn check_all(table: &Table<'_>, urls: Option<usize>) -> Option<Option<u32>> {
-    let all = table.or("check-all", false, Node::boolean);
-    let failures = table.or("max-failures", 0, |node| {
-        let failures = node.integer(0, u32::MAX)?;
-        if all == Some(false) && failures > 0 {
-            node.mistake("of no use without check-all = true, which fetches all URLs");
-            return None;
-        }
-        // A monitor that any server passes is none.
-        let urls = urls.and_then(|urls| u32::try_from(urls).ok());
-        if let Some(urls) = urls.filter(|urls| failures >= *urls) {
-            let most = urls.saturating_sub(1);
-            node.mistake(format_args!(
-                "all URLs may fail; of {urls} write {most} at most"
-            ));
-            return None;
-        }
-        Some(failures)
-    });
-    let failures = failures?;
-    Some(all?.then_some(failures))
-}
-
 fn timeout(table: &Table<'_>, key: &str, default_seconds: u64) -> Option<Duration> {
     table.or(key, Duration::from_secs(default_seconds), |node| {
         value::duration(node, &TIMEOUT)
@@ -277,40 +185,4 @@ fn some<'a, T>(
     let items = node.items();
     let good: Vec<T> = items.iter().filter_map(read).collect();
     (good.len() == items.len()).then_some(good)
-}
-
-fn url(node: &Node<'_>) -> Option<Url> {
-    const EXAMPLE: &str = "http://www.example.com/healthz";
-    let text = node.string("a URL", EXAMPLE)?;
-    let found = quoted(text);
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => {
-            node.mistake(format_args!(
-                "{found} is not a URL ({error}); write one like {EXAMPLE:?}"
-            ));
-            return None;
-        }
-    };
-    if !matches!(url.scheme(), "http" | "https") {
-        node.mistake(format_args!(
-            "{found} is not http or https; write a URL like {EXAMPLE:?}"
-        ));
-    } else if url.host().is_none() {
-        node.mistake(format_args!(
-            "{found} names no host; write a URL like {EXAMPLE:?}"
-        ));
-    } else if !url.username().is_empty() || url.password().is_some() {
-        node.mistake(
-            "user and password in a URL are not supported by this version; write it without",
-        );
-    } else {
-        return Some(url);
-    }
-    None
-}
-
-fn status(node: &Node<'_>) -> Option<u16> {
-    node.integer(100, 599)
-        .and_then(|status| u16::try_from(status).ok())
 }

@@ -343,20 +343,24 @@ impl<'a> Table<'a> {
 
     /// Notes each key that is not among `keys`.
     pub(super) fn note_unknown_keys(&self, keys: &'static [Key]) {
+        self.note_keys_not_in(&[keys]);
+    }
+
+    pub(super) fn note_keys_not_in(&self, lists: &[&'static [Key]]) {
+        let keys = || lists.iter().copied().flatten();
         for (name, node) in self.entries() {
-            if keys.iter().any(|key| key.name == name) {
+            if keys().any(|key| key.name == name) {
                 continue;
             }
             let found = quoted(name);
-            let pybals = keys
-                .iter()
+            let pybals = keys()
                 .find(|key| key.pybal == Some(name))
                 .map(|key| key.name);
-            let near = pybals.or_else(|| spelling::nearest(name, keys.iter().map(|key| key.name)));
+            let near = pybals.or_else(|| spelling::nearest(name, keys().map(|key| key.name)));
             node.mistake(match near {
                 Some(near) => format!("unknown key {found}; did you mean {near:?}?"),
                 None => {
-                    let all: Vec<_> = keys.iter().map(|key| key.name).collect();
+                    let all: Vec<_> = keys().map(|key| key.name).collect();
                     format!("unknown key {found}; allowed are {}", all.join(", "))
                 }
             });

@@ -1,0 +1,102 @@
+//! `type = "proxy-fetch"`
+
+use url::Url;
+
+use super::some;
+use crate::check::{Probe, ProxyFetch};
+use crate::config::reader::{Key, Node, Table, key, was};
+use crate::config::spelling::quoted;
+
+pub(in crate::config) const KEYS: &[Key] = &[
+    key("url"),
+    was("status", "http_status"),
+    was("check-all", "check_all"),
+    was("max-failures", "max_failures"),
+    key("verify-certificate"),
+];
+
+pub(super) fn read(table: &Table<'_>) -> Option<Probe> {
+    let url = table.required(
+        "url",
+        "url = [\"http://www.example.com/healthz\"], say",
+        |node| {
+            some(
+                node,
+                "URL",
+                "[\"http://www.example.com/healthz\"], say",
+                url,
+            )
+        },
+    );
+    let status = table.or("status", vec![200], |node| {
+        some(node, "status", "[200], say", status)
+    });
+    let check_all = check_all(table, url.as_ref().map(Vec::len));
+    let verify_certificate = table.or("verify-certificate", false, Node::boolean);
+    Some(Probe::ProxyFetch(ProxyFetch {
+        url: url?,
+        status: status?,
+        check_all: check_all?,
+        verify_certificate: verify_certificate?,
+    }))
+}
+
+/// `urls`: how many there are, if that is known.
+fn check_all(table: &Table<'_>, urls: Option<usize>) -> Option<Option<u32>> {
+    let all = table.or("check-all", false, Node::boolean);
+    let failures = table.or("max-failures", 0, |node| {
+        let failures = node.integer(0, u32::MAX)?;
+        if all == Some(false) && failures > 0 {
+            node.mistake("of no use without check-all = true, which fetches all URLs");
+            return None;
+        }
+        // A monitor that any server passes is none.
+        let urls = urls.and_then(|urls| u32::try_from(urls).ok());
+        if let Some(urls) = urls.filter(|urls| failures >= *urls) {
+            let most = urls.saturating_sub(1);
+            node.mistake(format_args!(
+                "all URLs may fail; of {urls} write {most} at most"
+            ));
+            return None;
+        }
+        Some(failures)
+    });
+    let failures = failures?;
+    Some(all?.then_some(failures))
+}
+
+fn url(node: &Node<'_>) -> Option<Url> {
+    const EXAMPLE: &str = "http://www.example.com/healthz";
+    let text = node.string("a URL", EXAMPLE)?;
+    let found = quoted(text);
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            node.mistake(format_args!(
+                "{found} is not a URL ({error}); write one like {EXAMPLE:?}"
+            ));
+            return None;
+        }
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        node.mistake(format_args!(
+            "{found} is not http or https; write a URL like {EXAMPLE:?}"
+        ));
+    } else if url.host().is_none() {
+        node.mistake(format_args!(
+            "{found} names no host; write a URL like {EXAMPLE:?}"
+        ));
+    } else if !url.username().is_empty() || url.password().is_some() {
+        node.mistake(
+            "user and password in a URL are not supported by this version; write it without",
+        );
+    } else {
+        return Some(url);
+    }
+    None
+}
+
+fn status(node: &Node<'_>) -> Option<u16> {
+    node.integer(100, 599)
+        .and_then(|status| u16::try_from(status).ok())
+}
