@@ -11,6 +11,8 @@ mod idle_connection;
 mod proxy_fetch;
 #[path = "monitor/server.rs"]
 mod server;
+#[path = "monitor/shared.rs"]
+mod shared;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -91,6 +93,16 @@ fn check(target: SocketAddr, monitor: Monitor) -> Arc<Check> {
     })
 }
 
+/// The same of a server of another name, which is another's check.
+fn other(check: &Check, id: u64) -> (u64, Arc<Check>) {
+    let check = Check {
+        host: format!("server-{id}").parse().unwrap(),
+        figures: Arc::default(),
+        ..check.clone()
+    };
+    (id, Arc::new(check))
+}
+
 /// One check, running.
 fn watch(target: SocketAddr, monitor: Monitor) -> Edge {
     let edge = Edge::start(monitor::run);
@@ -162,7 +174,7 @@ async fn a_thousand_checks_start_one_after_another() {
     .await;
     let mut edge = Edge::start(monitor::run);
     let idle = check(server.address, idle());
-    list(&edge, (0..1000).map(|id| (id, idle.clone())));
+    list(&edge, (0..1000).map(|id| other(&idle, id)));
     for _ in 0..1000 {
         assert!(matches!(
             edge.event().await,
@@ -200,14 +212,12 @@ async fn checks_come_and_go_by_their_ids_alone() {
         id
     };
     let idle = check(server.address, idle());
-    list(&edge, [(1, idle.clone()), (2, idle.clone())]);
+    let others = |ids: &[u64]| ids.iter().map(|id| other(&idle, *id)).collect::<Vec<_>>();
+    list(&edge, others(&[1, 2]));
     assert_eq!((up(&mut edge).await, up(&mut edge).await), (1, 2));
     // Another map with the same ids: nothing happens. A further id: it alone starts.
-    list(&edge, [(1, idle.clone()), (2, idle.clone())]);
-    list(
-        &edge,
-        [(1, idle.clone()), (2, idle.clone()), (3, idle.clone())],
-    );
+    list(&edge, others(&[1, 2]));
+    list(&edge, others(&[1, 2, 3]));
     assert_eq!(up(&mut edge).await, 3);
     assert_eq!((server.accepted(), closed.load(SeqCst)), (3, 0));
     // Gone: their connections are closed, the others stay.
@@ -219,13 +229,13 @@ async fn checks_come_and_go_by_their_ids_alone() {
         };
         timeout(PATIENCE, closed).await.expect("closed in time");
     };
-    list(&edge, [(2, idle.clone())]);
+    list(&edge, others(&[2]));
     until_closed(2).await;
     edge.set("web", None);
     until_closed(3).await;
     assert_eq!(server.accepted(), 3);
     // All end with the edge.
-    list(&edge, [(4, idle)]);
+    list(&edge, others(&[4]));
     assert_eq!(up(&mut edge).await, 4);
     drop(edge);
     until_closed(4).await;
@@ -272,7 +282,7 @@ async fn with_few_descriptors(server: SocketAddr) {
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     list(
         &edge,
-        std::iter::once((1, fetch)).chain((2..102).map(|id| (id, idle.clone()))),
+        std::iter::once((1, fetch)).chain((2..102).map(|id| other(&idle, id))),
     );
     let (mut up, mut unable, mut troubles) = (0, 0, 0);
     while up + unable < 100 || troubles == 0 {

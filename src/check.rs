@@ -17,7 +17,7 @@ use self::figures::Figures;
 use crate::service::{Host, ServiceName};
 
 /// `[[service.NAME.monitor]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Monitor {
     pub probe: Probe,
     /// From one check's start to the next one's. Of `idle-connection`, how late its first check may be.
@@ -77,7 +77,7 @@ impl PartialEq for Check {
 }
 
 /// What it takes for results to become a verdict. The first result after a start is one at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Damping {
     /// So many good results in a row, so many bad ones; PyBal's: one of each.
     InARow { rise: u32, fall: u32 },

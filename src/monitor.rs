@@ -4,12 +4,15 @@
 //! so that steady results cost the core nothing.
 //!
 //! ```text
-//!  snapshots ──► run ── starts, stops ──► a task a check ──► Event::Checked
-//!                 ▲                            │
-//!                 └── our own fault, if any ◄──┘        ──► Event::Trouble
+//!  snapshots ──► run ── starts, stops ──► a task a probe ──► audience ──► Event::Checked
+//!                 ▲                            │             its checks
+//!                 └── our own fault, if any ◄──┘                     ──► Event::Trouble
 //! ```
+//!
+//! The same question to the same server, for however many services, is one probe.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -29,12 +32,14 @@ use crate::event::{CheckId, Event};
 use crate::service::ServiceName;
 use crate::snapshot::{Service, Snapshot};
 
+use audience::{Audience, Question};
 use pulse::Pulse;
 use report::Report;
 use suspicion::Suspicion;
 use tls::Tls;
 use trouble::Trouble;
 
+mod audience;
 mod connect;
 mod damping;
 mod idle_connection;
@@ -65,7 +70,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
     });
     let mut checks = Checks {
         followed: OrdMap::new(),
-        running: BTreeMap::new(),
+        probes: BTreeMap::new(),
         tasks: JoinSet::new(),
         up_again: BTreeMap::new(),
         tools: tools.clone(),
@@ -74,7 +79,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
     let follow = async {
         loop {
             let services = snapshots.borrow_and_update().services.clone();
-            checks.follow(services);
+            checks.follow(services).await;
             if snapshots.changed().await.is_err() {
                 return;
             }
@@ -88,15 +93,20 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
 }
 
 struct Checks {
-    /// The services that `running` was made for.
+    /// The services that `probes` were made for.
     followed: OrdMap<ServiceName, Arc<Service>>,
-    running: BTreeMap<CheckId, AbortHandle>,
-    /// Owns every check: dropping it stops them and closes their sockets.
+    probes: BTreeMap<Question, Running>,
+    /// Owns every probe: dropping it stops them and closes their sockets.
     tasks: JoinSet<()>,
     /// By the servers' addresses: a check of the server has come up.
     up_again: BTreeMap<IpAddr, Weak<Notify>>,
     tools: Arc<Tools>,
     events: mpsc::Sender<Event>,
+}
+
+struct Running {
+    audience: Arc<Audience>,
+    task: AbortHandle,
 }
 
 /// What checks share.
@@ -109,8 +119,8 @@ struct Tools {
 
 impl Checks {
     /// Stops what is no longer listed and starts what is new. Ids are all that is compared.
-    fn follow(&mut self, services: OrdMap<ServiceName, Arc<Service>>) {
-        let mut new = Vec::new();
+    async fn follow(&mut self, services: OrdMap<ServiceName, Arc<Service>>) {
+        let (mut new, mut gone) = (Vec::new(), Vec::new());
         let before = std::mem::replace(&mut self.followed, services);
         for change in before.diff(&self.followed) {
             let (old, now) = match change {
@@ -127,53 +137,75 @@ impl Checks {
             {
                 continue;
             }
-            for id in old.into_iter().flat_map(|checks| checks.keys()) {
-                if !now.is_some_and(|checks| checks.contains_key(id))
-                    && let Some(task) = self.running.remove(id)
-                {
-                    task.abort();
+            let missing = |id: &CheckId, from: Option<&Arc<BTreeMap<_, _>>>| {
+                !from.is_some_and(|checks| checks.contains_key(id))
+            };
+            for (id, check) in old.into_iter().flat_map(|checks| checks.iter()) {
+                if missing(id, now) {
+                    gone.push((*id, check.clone()));
                 }
             }
             for (id, check) in now.into_iter().flat_map(|checks| checks.iter()) {
-                if !old.is_some_and(|checks| checks.contains_key(id)) {
+                if missing(id, old) {
                     new.push((*id, check.clone()));
                 }
             }
         }
-        self.start(new);
+        // In this order, so that what goes on under another id goes on undisturbed.
+        self.start(new).await;
+        self.stop(gone);
         // Forget the tasks that were stopped before; those of now are forgotten next time.
         while self.tasks.try_join_next().is_some() {}
     }
 
-    fn start(&mut self, new: Vec<(CheckId, Arc<Check>)>) {
+    async fn start(&mut self, new: Vec<(CheckId, Arc<Check>)>) {
         let gap = gap(&new);
         let mut delay = Duration::ZERO;
         for (id, check) in new {
-            let up_again = self.up_again(check.target.ip());
-            let report = Report::new(
-                id,
-                check.clone(),
-                self.events.clone(),
-                self.tools.clone(),
-                up_again,
-            );
-            let task = self
-                .tasks
-                .spawn(keep_checking(check, delay, self.tools.clone(), report));
-            self.running.insert(id, task);
-            delay += gap;
+            match self.probes.entry(Question::of(&check)) {
+                Entry::Occupied(probe) => {
+                    let audience = probe.get().audience.clone();
+                    audience.join(id, check);
+                    audience.tell().await;
+                }
+                Entry::Vacant(place) => {
+                    let audience = Arc::new(Audience::new(self.events.clone()));
+                    audience.join(id, check.clone());
+                    let up_again = up_again(&mut self.up_again, check.target.ip());
+                    let report = Report::new(
+                        check.clone(),
+                        audience.clone(),
+                        self.tools.clone(),
+                        up_again,
+                    );
+                    let probe = keep_asking(check, delay, self.tools.clone(), report);
+                    let task = self.tasks.spawn(probe);
+                    place.insert(Running { audience, task });
+                    delay += gap;
+                }
+            }
         }
         self.up_again.retain(|_, notify| notify.strong_count() > 0);
     }
 
-    fn up_again(&mut self, server: IpAddr) -> Arc<Notify> {
-        let known = self.up_again.get(&server).and_then(Weak::upgrade);
-        known.unwrap_or_else(|| {
-            let new = Arc::new(Notify::new());
-            self.up_again.insert(server, Arc::downgrade(&new));
-            new
-        })
+    fn stop(&mut self, gone: Vec<(CheckId, Arc<Check>)>) {
+        for (id, check) in gone {
+            if let Entry::Occupied(probe) = self.probes.entry(Question::of(&check))
+                && !probe.get().audience.leave(id)
+            {
+                probe.remove().task.abort();
+            }
+        }
     }
+}
+
+fn up_again(all: &mut BTreeMap<IpAddr, Weak<Notify>>, server: IpAddr) -> Arc<Notify> {
+    let known = all.get(&server).and_then(Weak::upgrade);
+    known.unwrap_or_else(|| {
+        let new = Arc::new(Notify::new());
+        all.insert(server, Arc::downgrade(&new));
+        new
+    })
 }
 
 /// How far apart the starts of these checks shall be.
@@ -186,8 +218,8 @@ fn gap(new: &[(CheckId, Arc<Check>)]) -> Duration {
     GAP.min(spread / count)
 }
 
-/// One check, for as long as it is listed.
-async fn keep_checking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut report: Report) {
+/// One probe, for as long as anybody wants it.
+async fn keep_asking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut report: Report) {
     sleep(delay).await;
     loop {
         let run = async {

@@ -66,11 +66,13 @@ fn twenty_thousand_servers() {
     lab.wire();
     let router = lab.router(2, false);
     let mut server = Server::start(&lab, "0.0.0.0");
-    let hosts: Vec<String> = (1..=servers).map(|n| format!("127.1.0.{n}")).collect();
-    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let services: Vec<String> = (0..SERVICES)
         .map(|n| {
             let vip = format!("198.18.{}.{}", n / 250, 1 + n % 250);
+            // Each its own servers: the same ones would be checked once for all.
+            let host = |server| format!("127.{}.{}.{server}", 1 + n / 250, n % 250);
+            let hosts: Vec<String> = (1..=servers).map(host).collect();
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let service = Service::new(&format!("s{n:04}"), &vip).servers(&hosts);
             service.monitor("type = \"idle-connection\"").to_string()
         })

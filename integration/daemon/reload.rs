@@ -272,10 +272,15 @@ fn the_last_of_many_reloads_counts() {
         (lab.addresses().len() == 2).then_some(())
     });
     assert_eq!(router.session(), session, "the session was not reset");
-    assert!(server.open().contains(&1), "not reopened");
-    until(SOON, "two are watched", || {
-        (server.open().len() == 2).then_some(())
+    until(SOON, "both are up", || {
+        let up = |name| lab.metric(&format!("plimsoll_service_servers_up{{service={name:?}}}"));
+        (up("stays") == Some(1.0) && up("other") == Some(1.0)).then_some(())
     });
+    assert_eq!(
+        server.open(),
+        [1].into(),
+        "one connection for both, not reopened"
+    );
     daemon.stop(Duration::from_secs(4));
 }
 

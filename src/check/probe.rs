@@ -6,7 +6,7 @@ use serde::Serialize;
 use url::Url;
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Probe {
     IdleConnection(IdleConnection),
     ProxyFetch(ProxyFetch),
@@ -24,7 +24,7 @@ impl Probe {
 
 /// `type = "idle-connection"`: holds one TCP connection to the server; PyBal's IdleConnection. Its timeout is a
 /// connect's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct IdleConnection {
     /// How long the one quick reconnect after a clean close may take (PyBal: `timeout-clean-reconnect`, 3 s).
     pub timeout_clean_reconnect: Duration,
@@ -34,7 +34,7 @@ pub struct IdleConnection {
     pub keepalive: Option<Keepalive>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Keepalive {
     pub idle: Duration,
     pub interval: Duration,
@@ -42,7 +42,7 @@ pub struct Keepalive {
 }
 
 /// `type = "proxy-fetch"`: a GET; PyBal's ProxyFetch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ProxyFetch {
     /// At least one; http or https. Host and path are the request's; it goes to the server's address
     /// and the monitor's port, whatever host and port the URL names.

@@ -3,58 +3,61 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::Tools;
+use super::audience::Audience;
 use super::damping::Judge;
 use super::outcome::{Failure, Outcome, Passed, printable};
+use super::suspicion::Suspect;
 use crate::check::Check;
-use crate::event::{CheckId, Event, Verdict};
+use crate::event::Verdict;
 
-/// Where a check says how it went.
+/// Where a probe says how it went.
 pub(super) struct Report {
-    id: CheckId,
+    /// The first of those that it is made for; it names the server.
     check: Arc<Check>,
-    events: mpsc::Sender<Event>,
+    audience: Arc<Audience>,
     tools: Arc<Tools>,
     judge: Judge,
-    /// What was last sent.
-    up: Option<bool>,
-    /// Of all checks of this server, whatever the service: one of them has come up.
+    suspect: Suspect,
+    /// Whether it is known to pass, so that this need not be said each time.
+    passes: bool,
+    /// Of all probes of this server, whatever the service: one of them has come up.
     up_again: Arc<Notify>,
 }
 
 impl Report {
     pub(super) fn new(
-        id: CheckId,
         check: Arc<Check>,
-        events: mpsc::Sender<Event>,
+        audience: Arc<Audience>,
         tools: Arc<Tools>,
         up_again: Arc<Notify>,
     ) -> Report {
         Report {
-            id,
-            events,
-            tools,
+            suspect: tools.suspicion.newcomer(),
+            passes: false,
             judge: Judge::new(check.monitor.damping),
-            up: None,
-            up_again,
             check,
+            audience,
+            tools,
+            up_again,
         }
     }
 
     /// Whether a failure may rather be this host's: then the check is to be repeated, once, before it is taken.
-    pub(super) fn doubts(&self, outcome: &Outcome) -> bool {
+    pub(super) fn doubts(&mut self, outcome: &Outcome) -> bool {
         match outcome {
             Ok(_) | Err(Failure::Unable(_)) => false,
             Err(Failure::Server(_) | Failure::NoAnswer(_) | Failure::TimedOut { .. }) => {
+                self.passes = false;
                 let service = &self.check.service;
                 let odd = self
                     .tools
                     .suspicion
-                    .failed(self.id, service, Instant::now());
+                    .failed(self.suspect, service, Instant::now());
                 if let Some(odd) = &odd {
                     self.tools.trouble.met(odd);
                 }
@@ -72,19 +75,21 @@ impl Report {
                 failure @ (Failure::Server(_) | Failure::NoAnswer(_) | Failure::TimedOut { .. }),
             ) => Some(failure.into_reason()),
         };
-        if why.is_none() {
-            self.tools.suspicion.passed(self.id);
+        if why.is_none() && !self.passes {
+            self.tools.suspicion.passed(self.suspect);
         }
+        self.passes = why.is_none();
         let result = why.as_deref().map_or(Ok(()), Err);
-        self.check.figures.note(wall_clock(), result, took);
+        self.audience.note(wall_clock(), result, took);
         let up = self.judge.judge(why.is_none());
-        if self.up == Some(up) {
+        let was = self.audience.verdict();
+        if was.as_ref().is_some_and(|was| (*was == Verdict::Up) == up) {
             return;
         }
         // A verdict changes to the kind that the last result is of.
         match why {
-            None => self.send_up().await,
-            Some(why) => self.send_down(why).await,
+            None => self.say_up(was.is_some()).await,
+            Some(why) => self.say_down(why).await,
         }
     }
 
@@ -98,61 +103,50 @@ impl Report {
         self.up_again.notified().await;
     }
 
-    async fn send_up(&mut self) {
+    /// `again`: it was down.
+    async fn say_up(&self, again: bool) {
         let Check {
             service,
             host,
             monitor,
             ..
         } = &*self.check;
-        let monitor = monitor.probe.kind();
-        if self.up == Some(false) {
-            info!(%service, %host, monitor, "check is up");
+        let (monitor, checks) = (monitor.probe.kind(), self.audience.len());
+        if again {
+            info!(%service, %host, monitor, checks, "check is up");
             self.up_again.notify_waiters();
         } else {
-            debug!(%service, %host, monitor, "check is up");
+            debug!(%service, %host, monitor, checks, "check is up");
         }
-        self.send(true, Verdict::Up).await;
+        self.audience.say(Verdict::Up).await;
     }
 
-    async fn send_down(&mut self, reason: String) {
+    async fn say_down(&self, reason: String) {
         let Check {
             service,
             host,
             monitor,
             ..
         } = &*self.check;
-        let monitor = monitor.probe.kind();
-        info!(%service, %host, monitor, reason, "check is down");
-        self.send(false, Verdict::Down(reason)).await;
+        let (monitor, checks) = (monitor.probe.kind(), self.audience.len());
+        info!(%service, %host, monitor, checks, reason, "check is down");
+        self.audience.say(Verdict::Down(reason)).await;
     }
 
     /// The check could not be made, for want of something on this host: that says nothing about the server,
     /// so what was known of it stands. If nothing is known yet it is down, as something must be said.
-    async fn unable(&mut self, reason: &str) {
+    async fn unable(&self, reason: &str) {
         let reason = printable(reason.into());
         self.tools.trouble.met(&reason);
-        if self.up.is_none() {
-            self.send_down(reason).await;
+        if self.audience.verdict().is_none() {
+            self.say_down(reason).await;
         }
-    }
-
-    async fn send(&mut self, up: bool, verdict: Verdict) {
-        self.up = Some(up);
-        let service = self.check.service.clone();
-        let checked = Event::Checked {
-            service,
-            check: self.id,
-            verdict,
-        };
-        // If nobody listens any more, the daemon is stopping and so are we.
-        let _ = self.events.send(checked).await;
     }
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        self.tools.suspicion.forget(self.id);
+        self.tools.suspicion.forget(self.suspect);
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::event::CheckId;
 use crate::service::ServiceName;
 
 /// What fails within this time fails at the same time: PyBal's interval.
@@ -19,20 +18,32 @@ const SERVICES: usize = 3;
 #[derive(Default)]
 pub(super) struct Suspicion(Mutex<State>);
 
+/// One probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Suspect(u64);
+
 #[derive(Default)]
 struct State {
-    up: BTreeSet<CheckId>,
+    newest: u64,
+    up: BTreeSet<Suspect>,
     /// That were up, and when they failed.
-    failed: BTreeMap<CheckId, (Instant, ServiceName)>,
+    failed: BTreeMap<Suspect, (Instant, ServiceName)>,
     /// The same in order of time, with entries that are void by now.
-    order: VecDeque<(Instant, CheckId)>,
+    order: VecDeque<(Instant, Suspect)>,
     /// How many of each service have failed.
     services: BTreeMap<ServiceName, usize>,
 }
 
 impl Suspicion {
-    /// A check has passed.
-    pub(super) fn passed(&self, check: CheckId) {
+    /// One more probe, of which nothing is known.
+    pub(super) fn newcomer(&self) -> Suspect {
+        let mut state = self.lock();
+        state.newest += 1;
+        Suspect(state.newest)
+    }
+
+    /// A check has passed. Once is enough, until it fails.
+    pub(super) fn passed(&self, check: Suspect) {
         let mut state = self.lock();
         state.up.insert(check);
         state.recover(check);
@@ -42,7 +53,7 @@ impl Suspicion {
     /// has not.
     pub(super) fn failed(
         &self,
-        check: CheckId,
+        check: Suspect,
         service: &ServiceName,
         now: Instant,
     ) -> Option<String> {
@@ -62,7 +73,7 @@ impl Suspicion {
     }
 
     /// It is no check any more.
-    pub(super) fn forget(&self, check: CheckId) {
+    pub(super) fn forget(&self, check: Suspect) {
         let mut state = self.lock();
         state.up.remove(&check);
         state.recover(check);
@@ -87,7 +98,7 @@ impl State {
         }
     }
 
-    fn recover(&mut self, check: CheckId) {
+    fn recover(&mut self, check: Suspect) {
         let Some((_, service)) = self.failed.remove(&check) else {
             return;
         };
@@ -106,7 +117,7 @@ mod tests {
 
     fn suspicion(checks: u64) -> Suspicion {
         let suspicion = Suspicion::default();
-        (0..checks).for_each(|n| suspicion.passed(CheckId(n)));
+        (0..checks).for_each(|n| suspicion.passed(Suspect(n)));
         suspicion
     }
 
@@ -126,7 +137,7 @@ mod tests {
         checks
             .map(|n| {
                 suspicion
-                    .failed(CheckId(n), &service(n, services), now)
+                    .failed(Suspect(n), &service(n, services), now)
                     .is_some()
             })
             .collect()
@@ -152,7 +163,7 @@ mod tests {
         assert_eq!(fail(&all, 5..10, 3, later), [false; 5]);
         // A check that is stopped is neither up nor failed, and one that failed before counts once.
         let all = suspicion(12);
-        (6..12).for_each(|n| all.forget(CheckId(n)));
+        (6..12).for_each(|n| all.forget(Suspect(n)));
         assert_eq!(fail(&all, 0..5, 3, now), [false; 5]);
         assert_eq!(fail(&all, 0..5, 3, now), [false; 5]);
         assert_eq!(fail(&all, 5..6, 3, now), [true]);
@@ -162,7 +173,7 @@ mod tests {
     fn the_reason_has_numbers() {
         let (all, now) = (suspicion(6), Instant::now());
         fail(&all, 0..5, 3, now);
-        let why = all.failed(CheckId(5), &service(5, 3), now);
+        let why = all.failed(Suspect(5), &service(5, 3), now);
         let expected = "6 checks of 3 services failed within 10s: is it this host?";
         assert_eq!(why.as_deref(), Some(expected));
     }

@@ -34,7 +34,7 @@ impl Trouble {
             self.met.notified().await;
             let fault = self.lock().clone();
             if let Some(fault) = &fault {
-                warn!(fault, "servers can not be checked");
+                warn!(fault, "checks are not what they should be");
             }
             let _ = events
                 .send(Event::Trouble {
