@@ -24,6 +24,7 @@ use plimsoll::check::{Check, IdleConnection, Keepalive, Monitor, Probe, ProxyFet
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::monitor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use edge::{Edge, PATIENCE, service};
@@ -103,9 +104,14 @@ fn other(check: &Check, id: u64) -> (u64, Arc<Check>) {
     (id, Arc::new(check))
 }
 
+/// In the test's own runtime, whose clock it can stop.
+fn start() -> Edge {
+    Edge::start(|snapshots, events| monitor::run(vec![Handle::current()], snapshots, events))
+}
+
 /// One check, running.
 fn watch(target: SocketAddr, monitor: Monitor) -> Edge {
-    let edge = Edge::start(monitor::run);
+    let edge = start();
     list(&edge, [(1, check(target, monitor))]);
     edge
 }
@@ -172,7 +178,7 @@ async fn a_thousand_checks_start_one_after_another() {
         keep_open(stream)
     })
     .await;
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     let idle = check(server.address, idle());
     list(&edge, (0..1000).map(|id| other(&idle, id)));
     for _ in 0..1000 {
@@ -205,7 +211,7 @@ async fn checks_come_and_go_by_their_ids_alone() {
         }
     })
     .await;
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     let up = async |edge: &mut Edge| {
         let (id, verdict) = checked(edge).await;
         assert_eq!(verdict, Verdict::Up);
@@ -277,7 +283,7 @@ async fn with_few_descriptors(server: SocketAddr) {
     };
     let fetch = check(server, options);
     let idle = check(server, idle());
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     list(&edge, [(1, fetch.clone())]);
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     list(

@@ -1,6 +1,7 @@
 //! Builds all parts from a configuration, joins them, runs them, and stops them in order.
 
 mod reload;
+mod threads;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use self::reload::Reload;
+use self::threads::Threads;
 use crate::balancer::Balancer;
 use crate::cli::exit;
 use crate::config::{Config, Mistakes};
@@ -128,6 +130,8 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     parts: JoinSet<&'static str>,
+    /// After the parts, which end what runs here.
+    _checks: Threads,
 }
 
 impl Daemon {
@@ -160,7 +164,11 @@ impl Daemon {
             "resolver",
             Box::pin(resolver::run(resolver::Files::default(), seen(), tell())),
         );
-        start("monitor", Box::pin(monitor::run(seen(), tell())));
+        let checks = Threads::start();
+        start(
+            "monitor",
+            Box::pin(monitor::run(checks.handles(), seen(), tell())),
+        );
         start("api", Box::pin(api::run(listeners, seen())));
         if options.mode != Mode::DryRun {
             if let Some(path) = config.api.control.clone() {
@@ -182,6 +190,7 @@ impl Daemon {
             events,
             snapshots,
             parts,
+            _checks: checks,
         }
     }
 

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::convert::Infallible;
+use std::iter::Cycle;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -22,6 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -61,7 +63,13 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Keeps the newest snapshot's checks running until the snapshots' sender is gone.
 ///
 /// Sends [`Event::Checked`], and [`Event::Trouble`] of part `monitor` while this host lacks what checks need.
-pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Sender<Event>) {
+///
+/// Probes run on these runtimes, in turns; there is one at least.
+pub async fn run(
+    threads: Vec<Handle>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    events: mpsc::Sender<Event>,
+) {
     let tools = Arc::new(Tools {
         tls: Tls::new(),
         trouble: Trouble::default(),
@@ -72,6 +80,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
         followed: OrdMap::new(),
         probes: BTreeMap::new(),
         tasks: JoinSet::new(),
+        threads: threads.into_iter().cycle(),
         up_again: BTreeMap::new(),
         tools: tools.clone(),
         events: events.clone(),
@@ -98,6 +107,7 @@ struct Checks {
     probes: BTreeMap<Question, Running>,
     /// Owns every probe: dropping it stops them and closes their sockets.
     tasks: JoinSet<()>,
+    threads: Cycle<std::vec::IntoIter<Handle>>,
     /// By the servers' addresses: a check of the server has come up.
     up_again: BTreeMap<IpAddr, Weak<Notify>>,
     tools: Arc<Tools>,
@@ -179,7 +189,8 @@ impl Checks {
                         up_again,
                     );
                     let probe = keep_asking(check, delay, self.tools.clone(), report);
-                    let task = self.tasks.spawn(probe);
+                    let thread = self.threads.next().unwrap_or_else(Handle::current);
+                    let task = self.tasks.spawn_on(probe, &thread);
                     place.insert(Running { audience, task });
                     delay += gap;
                 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use plimsoll::check::figures::Last;
 use plimsoll::check::{Damping, Monitor, Probe};
 use plimsoll::event::Verdict;
-use plimsoll::monitor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::edge::{Edge, PATIENCE};
+use super::edge::PATIENCE;
 use super::server::{OK, Server, head, keep_open, reset};
-use super::{YOUNG, check, checked, down, fetch, idle, list, once, verdict, watch};
+use super::{YOUNG, check, checked, down, fetch, idle, list, once, start, verdict, watch};
 
 const BAD: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 
@@ -76,7 +75,7 @@ async fn in_doubt_the_fast_interval_counts() {
     };
     let check = check(server.address, monitor);
     let figures = check.figures.clone();
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     list(&edge, [(1, check)]);
     assert_eq!(verdict(&mut edge).await, down("status 503, expected 200"));
     // Bad as before: there is no doubt. So nothing comes soon.
@@ -95,7 +94,7 @@ async fn in_doubt_the_fast_interval_counts() {
         ..damped(Damping::InARow { rise: 1, fall: 5 })
     };
     let check = self::check(server.address, monitor);
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     list(&edge, [(1, check)]);
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     edge.silent(Duration::from_millis(300)).await;
@@ -158,7 +157,7 @@ async fn a_success_wakes_the_servers_other_checks() {
     };
     probe.max_delay = Duration::from_secs(3600);
     fetch.interval = Duration::from_millis(50);
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     let patient = check(address, patient);
     let tries = patient.figures.clone();
     list(&edge, [(1, patient), (2, check(address, fetch))]);

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use plimsoll::check::{Check, Monitor};
 use plimsoll::event::{CheckId, Event, Verdict};
-use plimsoll::monitor;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::edge::{Edge, PATIENCE, service};
 use super::server::{Server, keep_open};
-use super::{check, down, idle};
+use super::{check, down, idle, start};
 
 const SERVICES: u64 = 100;
 
@@ -58,7 +57,7 @@ async fn all_hear(edge: &mut Edge, count: usize, expected: &Verdict) -> BTreeSet
 async fn one_connection_for_a_hundred_services() {
     let server = Server::start("127.0.0.1:0", keep_open).await;
     let idle = check(server.address, idle());
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     for n in 0..SERVICES {
         serve(&edge, n, n, &idle);
     }
@@ -92,7 +91,7 @@ async fn another_question_is_another_connection() {
     })
     .await;
     let idle = check(server.address, idle());
-    let mut edge = Edge::start(monitor::run);
+    let mut edge = start();
     serve(&edge, 1, 1, &idle);
     all_hear(&mut edge, 1, &Verdict::Up).await;
     let patient = Monitor {
