@@ -3,6 +3,7 @@
 mod log;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing::{error, info};
@@ -11,6 +12,9 @@ use super::ConfigFile;
 use crate::chain::chain;
 use crate::daemon::{self, Options};
 use crate::snapshot::Mode;
+
+/// For so long tasks may end that are being dropped; it takes them a moment.
+const LAST_TASKS: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -63,8 +67,9 @@ impl Run {
             }
         };
         let ended = runtime.block_on(daemon::run(options));
-        // Look-ups and file reads that hang on their own threads are not waited for.
-        runtime.shutdown_background();
+        // Checks that are in the middle of a connection end it. Look-ups and file reads that hang on their own threads
+        // are not waited for.
+        runtime.shutdown_timeout(LAST_TASKS);
         match ended {
             Ok(()) => {
                 info!("stopped");
