@@ -5,6 +5,8 @@
 mod bgp;
 #[path = "config/etcd.rs"]
 mod etcd;
+#[path = "config/vip.rs"]
+mod vip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -239,11 +241,11 @@ fn unknown_keys() {
         ),
         (
             "colour = 1",
-            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, bgp"#,
+            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
         ),
         (
             r#""a\nb" = 1"#,
-            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, bgp"#,
+            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
         ),
     ]);
 }
@@ -379,12 +381,12 @@ type = "proxy-fetch""#,
         (
             r#"[[service.web.monitor]]
 type = "ProxyFetch""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch, vip-reachability"#,
         ),
         (
             r#"[[service.web.monitor]]
 type = "dns""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch, vip-reachability"#,
         ),
         (
             r#"protocol = "udp"
@@ -605,7 +607,7 @@ scheduler = "x"
 colour = 1"#,
             r#"7:8: not TOML at "80x": string values must be quoted, expected literal string
 8: service.web.scheduler: unknown scheduler "x"; allowed are rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
-9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, bgp"#,
+9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
         ),
     ]);
 }
@@ -936,7 +938,7 @@ fn the_example_is_good_and_shows_the_defaults() {
     assert!(dns.one_packet && dns.monitors.is_empty());
     assert_eq!(example.services.len(), 2);
 
-    let minimal = "[[service.web.monitor]]\ntype = \"idle-connection\"\n[[service.web.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.com/healthz\"";
+    let minimal = "[[service.web.monitor]]\ntype = \"idle-connection\"\n[[service.web.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.com/healthz\"\n[[service.web.monitor]]\ntype = \"vip-reachability\"";
     let minimal = Config::parse(&web(minimal), "FILE").unwrap();
     assert_eq!(text.monitors, minimal.services["web"].monitors);
 }

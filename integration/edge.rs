@@ -112,6 +112,7 @@ pub(crate) fn service(
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File("/nowhere".into()),
         monitors: Vec::new(),
+        vip_reachability: false,
         announce: Arc::new(Announce {
             announce: false,
             ..Announce::default()

@@ -7,12 +7,18 @@ mod damping;
 mod edge;
 #[path = "monitor/idle_connection.rs"]
 mod idle_connection;
+#[path = "netns.rs"]
+#[expect(dead_code, reason = "the tests of BGP use the rest of it")]
+#[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
+mod netns;
 #[path = "monitor/proxy_fetch.rs"]
 mod proxy_fetch;
 #[path = "monitor/server.rs"]
 mod server;
 #[path = "monitor/shared.rs"]
 mod shared;
+#[path = "monitor/vip.rs"]
+mod vip;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +29,7 @@ use std::time::Duration;
 use plimsoll::check::{Check, IdleConnection, Keepalive, Monitor, Probe, ProxyFetch};
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::monitor;
+use plimsoll::service::{Protocol, VirtualService};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -87,6 +94,11 @@ fn once(monitor: Monitor) -> Monitor {
 fn check(target: SocketAddr, monitor: Monitor) -> Arc<Check> {
     Arc::new(Check {
         service: "web".parse().unwrap(),
+        key: VirtualService {
+            protocol: Protocol::Tcp,
+            address: "192.0.2.1".parse().unwrap(),
+            port: 80,
+        },
         host: "a".parse().unwrap(),
         target,
         monitor: Arc::new(monitor),

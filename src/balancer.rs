@@ -318,10 +318,11 @@ impl Balancer {
             self.due.retain(|(_, due)| *due != stale);
         }
         let announced = self.announces(service.key.address);
+        let mode = self.snapshot.mode;
         let pool = self
             .pools
             .entry(name.clone())
-            .or_insert_with(|| Pool::new(service.clone(), announced));
+            .or_insert_with(|| Pool::new(service.clone(), mode, announced));
         pool.reconfigure(service.clone());
         match &service.servers {
             Servers::Inline(list) if new_list => {

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use self::probe::{IdleConnection, Keepalive, Probe, ProxyFetch};
 
 use self::figures::Figures;
-use crate::service::{Host, ServiceName};
+use crate::service::{Host, ServiceName, VirtualService};
 
 /// `[[service.NAME.monitor]]`
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -29,6 +29,7 @@ pub struct Monitor {
     pub damping: Damping,
     /// Where the server is asked; `None`: the service's own port.
     pub port: Option<u16>,
+    pub path: Path,
     /// Whether a server that does not pass is down; else it is only told.
     pub depool: bool,
 }
@@ -43,15 +44,43 @@ impl Monitor {
             timeout,
             damping: Damping::NONE,
             port: None,
+            path: Path::Server,
             depool: true,
         }
     }
+
+    /// The one that each TCP service has by default: it tells, and depools nobody.
+    pub fn vip_reachability() -> Monitor {
+        let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
+        Monitor {
+            depool: false,
+            ..Monitor::new(Probe::VipReachability, interval, timeout)
+        }
+    }
+
+    /// Whether services on other VIPs may get other answers of the same server.
+    pub fn asks_at_vip(&self) -> bool {
+        self.path == Path::Vip || self.probe == Probe::VipReachability
+    }
+}
+
+/// The way that a check's packets take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Path {
+    /// To the server's own address.
+    #[default]
+    Server,
+    /// To the VIP at the server's link-layer address, as IPVS forwards clients' packets.
+    Vip,
 }
 
 /// One check to run: who, where, how.
 #[derive(Clone, Debug)]
 pub struct Check {
     pub service: ServiceName,
+    /// What clients connect to.
+    pub key: VirtualService,
     pub host: Host,
     /// The server's address and the monitor's port.
     pub target: SocketAddr,
@@ -66,13 +95,20 @@ impl PartialEq for Check {
     fn eq(&self, other: &Check) -> bool {
         let Check {
             service,
+            key,
             host,
             target,
             monitor,
             figures: _,
         } = self;
-        (service, host, target, monitor)
-            == (&other.service, &other.host, &other.target, &other.monitor)
+        (service, key, host, target, monitor)
+            == (
+                &other.service,
+                &other.key,
+                &other.host,
+                &other.target,
+                &other.monitor,
+            )
     }
 }
 

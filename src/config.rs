@@ -247,6 +247,8 @@ pub struct Service {
     pub servers: Servers,
     /// In the file's order; a server is up if all of them say so.
     pub monitors: Vec<Arc<Monitor>>,
+    /// Beside them there is a [`Monitor::vip_reachability`].
+    pub vip_reachability: bool,
     pub announce: Arc<Announce>,
 }
 

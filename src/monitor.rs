@@ -40,6 +40,7 @@ use report::Report;
 use suspicion::Suspicion;
 use tls::Tls;
 use trouble::Trouble;
+use vip::Vip;
 
 mod audience;
 mod connect;
@@ -53,6 +54,8 @@ mod report;
 mod suspicion;
 mod tls;
 mod trouble;
+mod vip;
+mod vip_reachability;
 
 /// Between the starts of two checks that appear together, unless that would take longer than [`SPREAD`].
 const GAP: Duration = Duration::from_millis(1);
@@ -75,6 +78,7 @@ pub async fn run(
         trouble: Trouble::default(),
         pulse: Pulse::new(),
         suspicion: Suspicion::default(),
+        vip: Arc::default(),
     });
     let mut checks = Checks {
         followed: OrdMap::new(),
@@ -98,6 +102,7 @@ pub async fn run(
         () = follow => {}
         never = tools.trouble.tell(&events) => match never {},
         never = tools.pulse.beat() => match never {},
+        never = tools.vip.receive() => match never {},
     }
 }
 
@@ -125,6 +130,7 @@ struct Tools {
     trouble: Trouble,
     pulse: Pulse,
     suspicion: Suspicion,
+    vip: Arc<Vip>,
 }
 
 impl Checks {
@@ -238,7 +244,9 @@ async fn keep_asking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut 
                 Probe::IdleConnection(probe) => {
                     idle_connection::run(&check, probe, &mut report).await
                 }
-                Probe::ProxyFetch(_) => periodic::run(&check, &tools, &mut report).await,
+                Probe::ProxyFetch(_) | Probe::VipReachability => {
+                    periodic::run(&check, &tools, &mut report).await
+                }
             }
         };
         // A mistake of ours must not leave a server for ever as it was last seen.

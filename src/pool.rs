@@ -20,11 +20,12 @@ use tracing::{info, warn};
 
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
+use crate::check::Monitor;
 use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
 use crate::service::{Destinations, Host};
 use crate::snapshot::{
-    Applied, Condition, Counters, Guard, Health, Held, Pooled, Refusal, Service, Source,
+    Applied, Condition, Counters, Guard, Health, Held, Mode, Pooled, Refusal, Service, Source,
 };
 
 /// How long after its first server list a pool may be judged though a first check is still missing,
@@ -33,7 +34,10 @@ const FIRST_CHECK_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Pool {
+    mode: Mode,
     config: Arc<config::Service>,
+    /// Of each server.
+    monitors: Vec<Arc<Monitor>>,
     members: BTreeMap<Host, Member>,
     /// How many servers the list has; `None`: no list yet.
     size: Option<usize>,
@@ -77,8 +81,10 @@ pub(crate) struct Bearing {
 
 impl Pool {
     /// `newcomer`: its address is announced already.
-    pub(crate) fn new(config: Arc<config::Service>, newcomer: bool) -> Pool {
+    pub(crate) fn new(config: Arc<config::Service>, mode: Mode, newcomer: bool) -> Pool {
         Pool {
+            mode,
+            monitors: monitors(&config, mode),
             config,
             members: BTreeMap::new(),
             size: None,
@@ -107,8 +113,9 @@ impl Pool {
 
     /// The same service with other settings. What did not change goes on undisturbed.
     pub(crate) fn reconfigure(&mut self, config: Arc<config::Service>) {
+        self.monitors = monitors(&config, self.mode);
         for member in self.members.values_mut() {
-            member.set_monitors(&config.monitors);
+            member.set_monitors(&self.monitors);
             if self.config.name != config.name {
                 member.restart_checks();
             }
@@ -162,7 +169,7 @@ impl Pool {
             if let Some(member) = self.members.values_mut().find(same) {
                 member.adopt(*weight);
             } else {
-                let member = Member::unidentified(*address, *weight, &self.config.monitors);
+                let member = Member::unidentified(*address, *weight, &self.monitors);
                 self.members.insert(Host::from(*address), member);
             }
         }
@@ -407,6 +414,16 @@ impl Pool {
             Condition::Healthy
         }
     }
+}
+
+/// Those that are written, and the one that need not be. Where nothing is forwarded, no server need take packets for
+/// the VIP.
+fn monitors(config: &config::Service, mode: Mode) -> Vec<Arc<Monitor>> {
+    let mut monitors = config.monitors.clone();
+    if config.vip_reachability && mode == Mode::Real {
+        monitors.push(Arc::new(Monitor::vip_reachability()));
+    }
+    monitors
 }
 
 /// Whether somebody gets new connections.

@@ -173,6 +173,7 @@ fn config(services: u32, addresses: u32) -> Config {
             depool_guard: DepoolGuard::Floor,
             servers: Servers::Inline(Arc::new(list)),
             monitors: vec![Arc::new(monitor)],
+            vip_reachability: false,
             announce: Arc::default(),
         };
         (name, Arc::new(service))

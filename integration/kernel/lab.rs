@@ -204,6 +204,7 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File("/nonexistent".into()),
         monitors: vec![],
+        vip_reachability: false,
         announce: Arc::new(config::Announce {
             announce: false,
             ..config::Announce::default()

@@ -335,6 +335,7 @@ fn service(service: &str, address: &str, port: u16) -> Service {
         depool_guard: DepoolGuard::Floor,
         servers: Servers::File(format!("/pools/{service}.json").into()),
         monitors: vec![monitor(300)],
+        vip_reachability: false,
         announce: Arc::default(),
     }
 }

@@ -10,14 +10,19 @@ use url::Url;
 pub enum Probe {
     IdleConnection(IdleConnection),
     ProxyFetch(ProxyFetch),
+    /// `type = "vip-reachability"`: whether the server takes connections to the VIP, as IPVS would hand them to it.
+    VipReachability,
 }
 
 impl Probe {
+    pub(crate) const VIP_REACHABILITY: &str = "vip-reachability";
+
     /// `type` in the file.
     pub fn kind(&self) -> &'static str {
         match self {
             Probe::IdleConnection(_) => "idle-connection",
             Probe::ProxyFetch(_) => "proxy-fetch",
+            Probe::VipReachability => Probe::VIP_REACHABILITY,
         }
     }
 }

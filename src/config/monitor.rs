@@ -2,6 +2,7 @@
 
 mod idle_connection;
 mod proxy_fetch;
+mod vip_reachability;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::reader::{Key, Node, Table, key};
 use super::spelling::quoted;
 use super::value::{self, TIMEOUT};
-use crate::check::{Damping, Monitor, Probe};
+use crate::check::{Damping, Monitor, Path, Probe};
 use crate::service::Protocol;
 
 /// Of all kinds.
@@ -52,6 +53,11 @@ pub(super) const KINDS: &[Kind] = &[
         name: "proxy-fetch",
         keys: proxy_fetch::KEYS,
         read: Read::Periodic(proxy_fetch::read, 10, 5),
+    },
+    Kind {
+        name: "vip-reachability",
+        keys: vip_reachability::KEYS,
+        read: Read::Periodic(vip_reachability::read, 10, 5),
     },
 ];
 
@@ -98,8 +104,13 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
     };
     let port = table.optional("port", value::port);
     let depool = table.or("depool", true, Node::boolean);
+    // Of those kinds that name it among their keys.
+    let path = table.or("path", Path::Server, |node| {
+        node.choice("path", [("server", Path::Server), ("vip", Path::Vip)])
+    });
     Some(Monitor {
         port: port?,
+        path: path?,
         depool: depool?,
         ..monitor?
     })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
 use super::{Announce, DepoolGuard, Service, Threshold, bgp, monitor, server, value};
+use crate::check::{Monitor, Probe};
 use crate::service::{Family, Protocol, Scheduler, ServiceName, VirtualService};
 
 pub(super) const KEYS: &[Key] = &[
@@ -19,6 +20,7 @@ pub(super) const KEYS: &[Key] = &[
     was("servers", "config"),
     key("server"),
     was("monitor", "monitors"),
+    key("vip-reachability"),
     key("bgp"),
 ];
 
@@ -82,6 +84,11 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
     let monitors = table.or("monitor", Vec::new(), |node| {
         monitor::monitors(node, protocol)
     });
+    let vip_reachability = table.optional("vip-reachability", |node| {
+        vip_reachability(node, protocol, monitors.as_deref().unwrap_or_default())
+    });
+    let by_default = protocol == Some(Protocol::Tcp)
+        && !has_vip_reachability(monitors.as_deref().unwrap_or_default());
     let announce = table.or("bgp", base.announce.clone(), |node| {
         bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base, address)
     });
@@ -104,6 +111,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
             depool_threshold: depool_threshold?,
             depool_guard: depool_guard?,
             servers: servers?,
+            vip_reachability: vip_reachability?.unwrap_or(by_default),
             monitors: monitors?,
             announce: shared?,
         })
@@ -137,6 +145,28 @@ fn one_packet(node: &Node<'_>, protocol: Option<Protocol>) -> Option<bool> {
         return None;
     }
     Some(one_packet)
+}
+
+fn vip_reachability(
+    node: &Node<'_>,
+    protocol: Option<Protocol>,
+    monitors: &[Arc<Monitor>],
+) -> Option<bool> {
+    let wanted = node.boolean()?;
+    if wanted && protocol == Some(Protocol::Udp) {
+        node.mistake("it is for TCP, this service is UDP; leave it out, or write a [[service.NAME.monitor]] of this type, with the port of a TCP server");
+        return None;
+    }
+    if wanted && has_vip_reachability(monitors) {
+        node.mistake("there is a monitor of this type, which takes its place; leave this out");
+        return None;
+    }
+    Some(wanted)
+}
+
+fn has_vip_reachability(monitors: &[Arc<Monitor>]) -> bool {
+    let is = |monitor: &Arc<Monitor>| monitor.probe == Probe::VipReachability;
+    monitors.iter().any(is)
 }
 
 fn depool_guard(node: &Node<'_>) -> Option<DepoolGuard> {

@@ -11,13 +11,15 @@ use tokio::sync::mpsc;
 
 use crate::check::{Check, Monitor};
 use crate::event::{CheckId, Event, Verdict};
-use crate::service::Host;
+use crate::service::{Host, VirtualService};
 
 /// What a probe asks of whom: checks that are equal in this are answered by one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Question {
     target: SocketAddr,
     host: Host,
+    /// Of checks that ask at the VIP.
+    vip: Option<VirtualService>,
     monitor: Arc<Monitor>,
 }
 
@@ -26,6 +28,7 @@ impl Question {
         Question {
             target: check.target,
             host: check.host.clone(),
+            vip: check.monitor.asks_at_vip().then_some(check.key),
             monitor: check.monitor.clone(),
         }
     }

@@ -3,11 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+
+use super::outcome::{Deadline, Failure};
+use super::{Tools, vip};
+use crate::check::{Check, Path};
 
 /// Descriptors that checks leave to routers, server lists, names and the API: with more servers than descriptors
 /// the rest of the daemon must go on, and say so.
@@ -25,6 +32,68 @@ pub(super) enum ConnectError {
     Unable(io::Error),
 }
 
+/// A connection to a server, on the way that its check asks for.
+pub(super) enum Stream {
+    Server(TcpStream),
+    Vip(Box<vip::Stream>),
+}
+
+/// Connects for one check.
+pub(super) async fn open(
+    check: &Check,
+    tools: &Tools,
+    deadline: Deadline,
+) -> Result<Stream, Failure> {
+    if check.monitor.path == Path::Vip
+        && let Some(stream) = vip::connect(check, &tools.vip, deadline).await?
+    {
+        return Ok(Stream::Vip(Box::new(stream)));
+    }
+    let no_delay = |socket: &TcpSocket| socket.set_nodelay(true);
+    let stream = connect(check.target, deadline.after, no_delay).await?;
+    Ok(Stream::Server(stream))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Vip(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Vip(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Server(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Vip(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Server(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Vip(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 /// Connects within `limit`; `prepare` sets options before the first packet leaves.
 pub(super) async fn connect(
     target: SocketAddr,
@@ -36,7 +105,7 @@ pub(super) async fn connect(
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = socket.map_err(sort)?;
-    if u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= ceiling()) {
+    if !leaves_enough(&socket) {
         return Err(ConnectError::Unable(io::Error::from_raw_os_error(
             libc::EMFILE,
         )));
@@ -56,11 +125,13 @@ pub(super) async fn connect(
     Ok(stream)
 }
 
-/// The kernel gives out the lowest free descriptor, so one from here on tells that few are left.
-fn ceiling() -> u64 {
+/// Whether a check may have this descriptor: the kernel gives out the lowest free one, so a high one tells that few are
+/// left.
+pub(super) fn leaves_enough(socket: &impl AsRawFd) -> bool {
     // It fails for no reason that getrlimit(2) knows; then the kernel's own refusal is the limit.
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    limit - SPARED.min(limit / 4)
+    let ceiling = limit - SPARED.min(limit / 4);
+    u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd < ceiling)
 }
 
 fn sort(error: io::Error) -> ConnectError {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::outcome::{Deadline, Outcome};
 use super::report::Report;
-use super::{Tools, proxy_fetch};
+use super::{Tools, proxy_fetch, vip_reachability};
 use crate::check::{Check, Probe};
 
 /// A check that ends so long after its time was up says that this task was not run when it was due.
@@ -44,6 +44,9 @@ fn next(due: Instant, interval: Duration, now: Instant) -> Instant {
 async fn ask(check: &Check, tools: &Tools, deadline: Deadline) -> Outcome {
     match &check.monitor.probe {
         Probe::ProxyFetch(probe) => Box::pin(proxy_fetch::ask(check, probe, tools, deadline)).await,
+        Probe::VipReachability => {
+            Box::pin(vip_reachability::ask(check, &tools.vip, deadline)).await
+        }
         // It has no rhythm: it is run by itself.
         Probe::IdleConnection(_) => std::future::pending().await,
     }

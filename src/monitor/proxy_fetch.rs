@@ -24,7 +24,7 @@ use tracing::debug;
 use url::{Host, Position, Url};
 
 use super::Tools;
-use super::connect::{connect, words};
+use super::connect::{open, words};
 use super::outcome::{Deadline, Failure, Outcome, Passed};
 use crate::check::{Check, ProxyFetch};
 
@@ -73,12 +73,8 @@ async fn fetch(
     deadline: Deadline,
 ) -> Outcome {
     let request = request(url)?;
-    let stream = connect(check.target, deadline.after, |socket| {
-        socket.set_nodelay(true)
-    })
-    .await?;
     let stream = Metered {
-        inner: stream,
+        inner: open(check, tools, deadline).await?,
         left: MOST_READ,
     };
     if url.scheme() != "https" {

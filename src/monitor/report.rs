@@ -134,11 +134,11 @@ impl Report {
     }
 
     /// The check could not be made, for want of something on this host: that says nothing about the server,
-    /// so what was known of it stands. If nothing is known yet it is down, as something must be said.
+    /// so what was known of it stands. If nothing is known yet it is down, as something must be said where it counts.
     async fn unable(&self, reason: &str) {
         let reason = printable(reason.into());
         self.tools.trouble.met(&reason);
-        if self.audience.verdict().is_none() {
+        if self.audience.verdict().is_none() && self.check.monitor.depool {
             self.say_down(reason).await;
         }
     }

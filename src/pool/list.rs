@@ -34,7 +34,7 @@ impl Pool {
             }
         }
         for (host, listed) in list {
-            let new = || Member::new(None, listed.weight, &self.config.monitors);
+            let new = || Member::new(None, listed.weight, &self.monitors);
             let member = self.members.entry(host.clone()).or_insert_with(new);
             member.listed = Some(*listed);
             member.note = note(host);

@@ -227,6 +227,7 @@ impl Member {
                 let port = run.monitor.port.unwrap_or(service.key.port);
                 let check = Check {
                     service: service.name.clone(),
+                    key: service.key,
                     host: host.clone(),
                     target: SocketAddr::new(address, port),
                     monitor: run.monitor.clone(),

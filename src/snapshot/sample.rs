@@ -69,6 +69,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         depool_guard: config::DepoolGuard::Floor,
         servers: config::Servers::File("/pools.json".into()),
         monitors: Vec::new(),
+        vip_reachability: false,
         announce: Arc::default(),
     };
     let service = Service {

@@ -13,6 +13,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
     was("check-all", "check_all"),
     was("max-failures", "max_failures"),
     key("verify-certificate"),
+    key("path"),
 ];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {

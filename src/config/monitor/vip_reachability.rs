@@ -1,0 +1,10 @@
+//! `type = "vip-reachability"`: it has no keys of its own.
+
+use crate::check::Probe;
+use crate::config::reader::{Key, Table};
+
+pub(in crate::config) const KEYS: &[Key] = &[];
+
+pub(super) fn read(_: &Table<'_>) -> Option<Probe> {
+    Some(Probe::VipReachability)
+}
