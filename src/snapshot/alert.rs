@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::check::Probe;
 use crate::config::{Bgp, EtcdApi, Servers};
 use crate::conftool::PoolPath;
 use crate::routing::PeerId;
@@ -628,6 +629,18 @@ impl fmt::Display for Alert {
             }
             Alert::OnlyTold {
                 service,
+                monitor: Probe::VIP_REACHABILITY,
+                hosts,
+                reason,
+            } => {
+                let (hosts, reason) = (List(hosts), Line(reason));
+                write!(
+                    f,
+                    "{service}: Servers {hosts} may lose what clients send to the VIP, and are not depooled for it: {reason}"
+                )
+            }
+            Alert::OnlyTold {
+                service,
                 monitor,
                 hosts,
                 reason,
@@ -849,25 +862,35 @@ mod tests {
         );
     }
 
-    #[test]
-    fn checks_that_depool_nobody() {
-        let web = edit(
+    /// Two servers that fail a monitor of this type.
+    fn only_told(kind: &'static str) -> (ServiceName, Arc<Service>) {
+        edit(
             service("web", 0.5, &["a up pooled", "b up pooled", "c up pooled"]),
             |s| {
                 for host in ["a", "b"] {
                     let mut only_told = server("x down").1.monitors;
                     only_told[0].depool = false;
-                    only_told[0].kind = "idle-connection";
+                    only_told[0].kind = kind;
                     let servers = Arc::make_mut(&mut s.servers);
                     let monitors = &mut servers.get_mut(host).unwrap().monitors;
                     monitors.extend(only_told.clone());
                     monitors.extend(only_told);
                 }
             },
+        )
+    }
+
+    #[test]
+    fn checks_that_depool_nobody() {
+        check(
+            &snapshot([only_told("idle-connection")]),
+            &["warning web: idle-connection fails on a, b and depools nobody: connection refused"],
         );
         check(
-            &snapshot([web]),
-            &["warning web: idle-connection fails on a, b and depools nobody: connection refused"],
+            &snapshot([only_told("vip-reachability")]),
+            &[
+                "warning web: Servers a, b may lose what clients send to the VIP, and are not depooled for it: connection refused",
+            ],
         );
     }
 
