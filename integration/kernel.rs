@@ -1,4 +1,5 @@
-//! The IPVS and the address sink against the real kernel, read back with ipvsadm(8) and ip(8).
+//! The IPVS and the address sink against the real kernel, read back with ipvsadm(8) and ip(8), and checks of the way
+//! that IPVS's packets take.
 //!
 //! Needs root, a kernel with IPVS, ipvsadm, iproute2 and kmod, and fails without. Each test has a network namespace of its own, so nothing of
 //! the machine is touched, but one unloads the module ip_vs: run it in user-mode-linux, with `--test-threads=1`.
@@ -13,6 +14,16 @@
 mod addresses;
 #[path = "kernel/lab.rs"]
 mod lab;
+#[path = "netns.rs"]
+#[expect(dead_code, reason = "the tests of BGP use the rest of it")]
+#[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
+mod netns;
+#[path = "kernel/vip.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod vip;
 
 use std::collections::BTreeMap;
 use std::process::Command;
