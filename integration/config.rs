@@ -3,6 +3,8 @@
 
 #[path = "config/bgp.rs"]
 mod bgp;
+#[path = "config/checks.rs"]
+mod checks;
 #[path = "config/etcd.rs"]
 mod etcd;
 #[path = "config/vip.rs"]
@@ -381,12 +383,12 @@ type = "proxy-fetch""#,
         (
             r#"[[service.web.monitor]]
 type = "ProxyFetch""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch, vip-reachability"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch, run-command, dns-query, udp, ping, vip-reachability"#,
         ),
         (
             r#"[[service.web.monitor]]
 type = "dns""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch, vip-reachability"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch, run-command, dns-query, udp, ping, vip-reachability"#,
         ),
         (
             r#"protocol = "udp"
@@ -935,12 +937,18 @@ fn the_example_is_good_and_shows_the_defaults() {
     );
     assert_eq!(text.depool_guard, DepoolGuard::Floor);
     assert_eq!(text.announce.policy.med, Some(Med::Set(10)));
-    assert!(dns.one_packet && dns.monitors.is_empty());
+    assert!(dns.one_packet);
     assert_eq!(example.services.len(), 2);
 
     let minimal = "[[service.web.monitor]]\ntype = \"idle-connection\"\n[[service.web.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.com/healthz\"\n[[service.web.monitor]]\ntype = \"vip-reachability\"";
     let minimal = Config::parse(&web(minimal), "FILE").unwrap();
-    assert_eq!(text.monitors, minimal.services["web"].monitors);
+    let [idle, fetch, .., vip] = &text.monitors[..] else {
+        panic!("{:?}", text.monitors);
+    };
+    assert_eq!(
+        [idle, fetch, vip],
+        [0, 1, 2].map(|n| &minimal.services["web"].monitors[n])
+    );
 }
 
 /// A date is the one type that no key takes, so each key that is really read must complain of it.

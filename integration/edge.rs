@@ -73,6 +73,7 @@ fn empty() -> Snapshot {
                 state_directory: "/nowhere".into(),
                 manage_addresses: false,
             },
+            monitor: Default::default(),
             api: Api {
                 listen: Vec::new(),
                 control: None,

@@ -4,19 +4,29 @@
 
 #[path = "monitor/damping.rs"]
 mod damping;
+#[path = "monitor/dns_query.rs"]
+mod dns_query;
 mod edge;
 #[path = "monitor/idle_connection.rs"]
 mod idle_connection;
+#[path = "monitor/lab.rs"]
+mod lab;
 #[path = "netns.rs"]
 #[expect(dead_code, reason = "the tests of BGP use the rest of it")]
-#[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
+#[expect(clippy::disallowed_methods, reason = "the tests live in real time")]
 mod netns;
+#[path = "monitor/ping.rs"]
+mod ping;
 #[path = "monitor/proxy_fetch.rs"]
 mod proxy_fetch;
+#[path = "monitor/run_command.rs"]
+mod run_command;
 #[path = "monitor/server.rs"]
 mod server;
 #[path = "monitor/shared.rs"]
 mod shared;
+#[path = "monitor/udp.rs"]
+mod udp;
 #[path = "monitor/vip.rs"]
 mod vip;
 
@@ -151,6 +161,21 @@ async fn checked(edge: &mut Edge) -> (u64, Verdict) {
         panic!("{event:?}");
     };
     (check.0, verdict)
+}
+
+/// The check could not be made. As nothing was known of the server, it is down; and there is trouble.
+async fn unable(edge: &mut Edge, check: u64, reason: &str) {
+    let (mut verdicts, mut faults) = (Vec::new(), Vec::new());
+    while verdicts.len() + faults.len() < 2 {
+        let event = edge.event().await;
+        if let Event::Checked { check, verdict, .. } = event {
+            verdicts.push((check.0, verdict));
+        } else if let Event::Trouble { fault, .. } = event {
+            faults.push(fault);
+        }
+    }
+    assert_eq!(verdicts, [(check, down(reason))]);
+    assert_eq!(faults, [Some(reason.to_owned())]);
 }
 
 fn down(reason: &str) -> Verdict {

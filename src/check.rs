@@ -2,6 +2,7 @@
 //!
 //! A *monitor* is what the configuration says; a *check* is one monitor at work on one server of one service.
 
+mod argument;
 pub mod figures;
 mod probe;
 
@@ -11,7 +12,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use self::probe::{IdleConnection, Keepalive, Probe, ProxyFetch};
+pub use self::argument::{Argument, BadArgument};
+pub use self::probe::{
+    DnsQuery, DnsTransport, DnsType, IdleConnection, Keepalive, Probe, ProxyFetch, RunCommand, Udp,
+    User,
+};
 
 use self::figures::Figures;
 use crate::service::{Host, ServiceName, VirtualService};
@@ -20,7 +25,8 @@ use crate::service::{Host, ServiceName, VirtualService};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Monitor {
     pub probe: Probe,
-    /// From one check's start to the next one's. Of `idle-connection`, how late its first check may be.
+    /// From one check's start to the next one's. Of `idle-connection` and `udp`, how late its
+    /// first check may be.
     pub interval: Duration,
     /// The interval while the last result is not yet believed (see [`Damping`]); `None`: the same one.
     pub fast_interval: Option<Duration>,

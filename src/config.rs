@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use url::Url;
 
-use crate::check::Monitor;
+use crate::check::{Monitor, User};
 use crate::conftool::PoolPath;
 use crate::routing::{GRACEFUL_SHUTDOWN, Group, Med, PeerId, Policy, Role};
 use crate::secret::Secret;
@@ -39,6 +39,7 @@ pub use mistake::{Mistake, Mistakes};
 pub struct Config {
     pub daemon: Daemon,
     pub api: Api,
+    pub monitor: Checks,
     /// `None`: no `[bgp]` section, nothing is announced.
     pub bgp: Option<Bgp>,
     /// `None`: no `[etcd]` section, no list comes from there and no state goes there.
@@ -61,6 +62,24 @@ pub struct Api {
     pub listen: Vec<SocketAddr>,
     /// The Unix socket that also takes orders; `None`: there is none.
     pub control: Option<PathBuf>,
+}
+
+/// `[monitor]`: what holds for the checks of all services.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Checks {
+    /// Whom `run-command` runs programs as if we are root; `None`: `nobody`.
+    pub command_user: Option<User>,
+    /// So many of them at once, at least 1.
+    pub commands_at_once: u32,
+}
+
+impl Default for Checks {
+    fn default() -> Checks {
+        Checks {
+            command_user: None,
+            commands_at_once: 64,
+        }
+    }
 }
 
 /// `[bgp]`

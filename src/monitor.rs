@@ -35,6 +35,7 @@ use crate::service::ServiceName;
 use crate::snapshot::{Service, Snapshot};
 
 use audience::{Audience, Question};
+use command::Commands;
 use pulse::Pulse;
 use report::Report;
 use suspicion::Suspicion;
@@ -43,17 +44,23 @@ use trouble::Trouble;
 use vip::Vip;
 
 mod audience;
+mod command;
 mod connect;
 mod damping;
+mod datagram;
+mod dns_query;
 mod idle_connection;
 mod outcome;
 mod periodic;
+mod ping;
 mod proxy_fetch;
 mod pulse;
 mod report;
+mod run_command;
 mod suspicion;
 mod tls;
 mod trouble;
+mod udp;
 mod vip;
 mod vip_reachability;
 
@@ -79,6 +86,7 @@ pub async fn run(
         pulse: Pulse::new(),
         suspicion: Suspicion::default(),
         vip: Arc::default(),
+        commands: Arc::new(Commands::new()),
     });
     let mut checks = Checks {
         followed: OrdMap::new(),
@@ -91,7 +99,11 @@ pub async fn run(
     };
     let follow = async {
         loop {
-            let services = snapshots.borrow_and_update().services.clone();
+            let (services, config) = {
+                let snapshot = snapshots.borrow_and_update();
+                (snapshot.services.clone(), snapshot.config.clone())
+            };
+            checks.tools.commands.set(&config.monitor);
             checks.follow(services).await;
             if snapshots.changed().await.is_err() {
                 return;
@@ -124,6 +136,13 @@ struct Running {
     task: AbortHandle,
 }
 
+/// Their tasks end a little later, and the process may not be there any more by then.
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.tools.commands.stop();
+    }
+}
+
 /// What checks share.
 struct Tools {
     tls: Tls,
@@ -131,6 +150,7 @@ struct Tools {
     pulse: Pulse,
     suspicion: Suspicion,
     vip: Arc<Vip>,
+    commands: Arc<Commands>,
 }
 
 impl Checks {
@@ -244,9 +264,12 @@ async fn keep_asking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut 
                 Probe::IdleConnection(probe) => {
                     idle_connection::run(&check, probe, &mut report).await
                 }
-                Probe::ProxyFetch(_) | Probe::VipReachability => {
-                    periodic::run(&check, &tools, &mut report).await
-                }
+                Probe::Udp(probe) => udp::run(&check, probe, &mut report).await,
+                Probe::ProxyFetch(_)
+                | Probe::RunCommand(_)
+                | Probe::DnsQuery(_)
+                | Probe::Ping
+                | Probe::VipReachability => periodic::run(&check, &tools, &mut report).await,
             }
         };
         // A mistake of ours must not leave a server for ever as it was last seen.

@@ -183,6 +183,7 @@ fn config(services: u32, addresses: u32) -> Config {
             state_directory: "/var/lib/plimsoll".into(),
             manage_addresses: true,
         },
+        monitor: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

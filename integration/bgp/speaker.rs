@@ -274,6 +274,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
             state_directory: "/nonexistent".into(),
             manage_addresses: false,
         },
+        monitor: Default::default(),
         api: config::Api {
             listen: Vec::<SocketAddr>::new(),
             control: None,

@@ -72,6 +72,7 @@ impl Lab {
                 state_directory: "/nonexistent".into(),
                 manage_addresses: true,
             },
+            monitor: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,

@@ -346,6 +346,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
             state_directory: "/state".into(),
             manage_addresses: true,
         },
+        monitor: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

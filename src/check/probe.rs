@@ -1,15 +1,22 @@
 //! What is asked: each kind of monitor with its options.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 use url::Url;
+
+use super::Argument;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Probe {
     IdleConnection(IdleConnection),
     ProxyFetch(ProxyFetch),
+    RunCommand(RunCommand),
+    DnsQuery(DnsQuery),
+    Udp(Udp),
+    Ping,
     /// `type = "vip-reachability"`: whether the server takes connections to the VIP, as IPVS would hand them to it.
     VipReachability,
 }
@@ -17,11 +24,28 @@ pub enum Probe {
 impl Probe {
     pub(crate) const VIP_REACHABILITY: &str = "vip-reachability";
 
+    /// Whether it is another one for another service that has the same server.
+    pub fn names_service(&self) -> bool {
+        match self {
+            Probe::RunCommand(command) => command.arguments.iter().any(Argument::names_service),
+            Probe::IdleConnection(_)
+            | Probe::ProxyFetch(_)
+            | Probe::DnsQuery(_)
+            | Probe::Udp(_)
+            | Probe::Ping
+            | Probe::VipReachability => false,
+        }
+    }
+
     /// `type` in the file.
     pub fn kind(&self) -> &'static str {
         match self {
             Probe::IdleConnection(_) => "idle-connection",
             Probe::ProxyFetch(_) => "proxy-fetch",
+            Probe::RunCommand(_) => "run-command",
+            Probe::DnsQuery(_) => "dns-query",
+            Probe::Udp(_) => "udp",
+            Probe::Ping => "ping",
             Probe::VipReachability => Probe::VIP_REACHABILITY,
         }
     }
@@ -58,4 +82,60 @@ pub struct ProxyFetch {
     pub check_all: Option<u32>,
     /// Whether https certificates are verified (default: no, as in PyBal).
     pub verify_certificate: bool,
+}
+
+/// `type = "run-command"`: a program that ends with status 0; PyBal's RunCommand.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct RunCommand {
+    /// An absolute path. No shell is between.
+    pub command: PathBuf,
+    pub arguments: Vec<Argument>,
+    /// What it writes goes into the log (PyBal: `log-output`, true).
+    pub log_output: bool,
+    /// Whom it runs as if we are root; `None`: as `[monitor]` says.
+    pub user: Option<User>,
+}
+
+/// Who a program runs as: this user and its own group, no others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// `type = "dns-query"`: a question to a name server; PyBal's DNSQuery.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct DnsQuery {
+    /// At least one; one of them is asked for, picked at random. Absolute names, without the dot at their end.
+    pub hostnames: Vec<String>,
+    /// At least one; one of them, picked at random (PyBal: A and AAAA).
+    pub types: Vec<DnsType>,
+    pub transport: DnsTransport,
+    /// Whether "there is no such name" is bad (PyBal: `fail-on-nxdomain`, false).
+    pub fail_on_nxdomain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DnsType {
+    A,
+    Aaaa,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsTransport {
+    Udp,
+    Tcp,
+}
+
+/// `type = "udp"`: an empty datagram now and then, which ICMP must not call unreachable; PyBal's UDP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Udp {
+    /// From one datagram to the next (PyBal: `interval`, 10 s).
+    pub interval: Duration,
+    /// So long after the last ICMP message the server is good again (PyBal: `icmp-timeout`, 20 s). Longer than
+    /// `interval`.
+    pub icmp_timeout: Duration,
 }

@@ -237,8 +237,8 @@ mod tests {
     fn says_what_it_found() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/plimsoll.toml");
         let expected = "good: 2 services, 3 BGP peers
-service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, no monitor, announced with MED 0 and 64600:100, 4200000001:1:2, rt:64600:100, withdraw-when not-pooled
-service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, vip-reachability, announced with MED 10 and 64600:80, 64600:100, 4200000001:1:2, rt:64600:100 to core, withdraw-when not-pooled
+service dns: udp [2001:db8::53]:53, rr, one-packet, 2 servers, depool threshold 0.5, dns-query, udp, announced with MED 0 and 64600:100, 4200000001:1:2, rt:64600:100, withdraw-when not-pooled
+service text: tcp 192.0.2.11:80, wrr, servers from /etc/plimsoll/pools/text.json, depool threshold 0.5, idle-connection, proxy-fetch, run-command, ping, vip-reachability, announced with MED 10 and 64600:80, 64600:100, 4200000001:1:2, rt:64600:100 to core, withdraw-when not-pooled
 etcd: /conftool/v1/pools by API v3 at https://etcd1.example.com:2379, https://etcd2.example.com:2379, https://etcd3.example.com:2379, as plimsoll
 bgp: AS 64600, router id 10.64.0.11, listens on 0.0.0.0:179, [::]:179
 peer 10.64.0.1: AS 14907, port 179, from 10.64.0.11, hold time 30s, TTL security 1, IPv4, IPv6, in core, told 2 addresses of 100 at most within 192.0.2.0/24, 2001:db8::/48

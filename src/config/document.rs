@@ -13,17 +13,19 @@ use super::mistake::Mistakes;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
-use super::{Api, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
+use super::{Api, Checks, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
 
 const KEYS: &[Key] = &[
     key("daemon"),
     key("api"),
+    key("monitor"),
     key("bgp"),
     key("etcd"),
     key("service"),
 ];
 const DAEMON_KEYS: &[Key] = &[key("state-directory"), key("manage-addresses")];
 const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips"), key("control")];
+const MONITOR_KEYS: &[Key] = &[key("command-user"), key("commands-at-once")];
 
 /// The most bytes that a configuration may have.
 pub const LARGEST: usize = 16 * 1024 * 1024;
@@ -33,6 +35,9 @@ const ALL_ERRORS_UP_TO: usize = 1024 * 1024;
 
 /// PyBal's `instrumentation_port`.
 const API_PORT: u16 = 9090;
+
+/// Each is a process at least, and three descriptors.
+const MOST_COMMANDS: u32 = 10_000;
 
 const CONTROL: &str = "/run/plimsoll/control.sock";
 
@@ -144,6 +149,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
     root.note_unknown_keys(KEYS);
     let daemon = daemon(section(root, "daemon", DAEMON_KEYS).as_ref());
     let api = api(section(root, "api", API_KEYS).as_ref());
+    let monitor = checks(section(root, "monitor", MONITOR_KEYS).as_ref());
     let bgp = section(root, "bgp", bgp::KEYS).map(bgp::bgp);
     let etcd_section = section(root, "etcd", etcd::KEYS);
     let etcd = etcd_section.as_ref().map(etcd::etcd);
@@ -171,6 +177,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
     Some(Config {
         daemon: daemon?,
         api: api?,
+        monitor: monitor?,
         bgp,
         etcd,
         services: services.collect::<Option<_>>()?,
@@ -217,6 +224,21 @@ fn api(section: Option<&Table<'_>>) -> Option<Api> {
     })
 }
 
+fn checks(section: Option<&Table<'_>>) -> Option<Checks> {
+    let default = Checks::default();
+    let Some(table) = section else {
+        return Some(default);
+    };
+    let command_user = table.optional("command-user", value::user);
+    let commands_at_once = table.or("commands-at-once", default.commands_at_once, |node| {
+        node.integer(1, MOST_COMMANDS)
+    });
+    Some(Checks {
+        command_user: command_user?,
+        commands_at_once: commands_at_once?,
+    })
+}
+
 fn services<'a>(root: &Table<'a>, base: &bgp::announce::Base) -> Vec<Draft<'a>> {
     const RIGHT: &str = "[service.NAME] for each";
     let Some(node) = root.get("service") else {
@@ -256,6 +278,7 @@ mod tests {
         ("", KEYS),
         (".daemon", DAEMON_KEYS),
         (".api", API_KEYS),
+        (".monitor", MONITOR_KEYS),
         (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
         (".bgp.condition", bgp::announce::CONDITION_KEYS),

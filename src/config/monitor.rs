@@ -1,7 +1,11 @@
 //! Reads `[[service.NAME.monitor]]`: what all kinds of monitors have, then each kind's own keys.
 
+mod dns_query;
 mod idle_connection;
+mod ping;
 mod proxy_fetch;
+mod run_command;
+mod udp;
 mod vip_reachability;
 
 use std::sync::Arc;
@@ -41,6 +45,8 @@ enum Read {
     Periodic(fn(&Table<'_>) -> Option<Probe>, u64, u64),
     /// It holds a TCP connection all the time.
     Connection(fn(&Table<'_>) -> Option<Monitor>),
+    /// It sends datagrams all the time.
+    Datagrams(fn(&Table<'_>) -> Option<Monitor>),
 }
 
 pub(super) const KINDS: &[Kind] = &[
@@ -53,6 +59,26 @@ pub(super) const KINDS: &[Kind] = &[
         name: "proxy-fetch",
         keys: proxy_fetch::KEYS,
         read: Read::Periodic(proxy_fetch::read, 10, 5),
+    },
+    Kind {
+        name: "run-command",
+        keys: run_command::KEYS,
+        read: Read::Periodic(run_command::read, 60, 20),
+    },
+    Kind {
+        name: "dns-query",
+        keys: dns_query::KEYS,
+        read: Read::Periodic(dns_query::read, 10, 5),
+    },
+    Kind {
+        name: "udp",
+        keys: udp::KEYS,
+        read: Read::Datagrams(udp::read),
+    },
+    Kind {
+        name: "ping",
+        keys: ping::KEYS,
+        read: Read::Periodic(ping::read, 10, 2),
     },
     Kind {
         name: "vip-reachability",
@@ -90,6 +116,17 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
                 "{kind} needs a TCP service, this one is UDP; write proxy-fetch or no monitor"
             ));
         }
+        // A datagram to a port where nobody listens would take every server down.
+        if matches!(
+            (kind.read, protocol),
+            (Read::Datagrams(_), Some(Protocol::Tcp))
+        ) && table.get("port").is_none()
+        {
+            let kind = kind.name;
+            node.mistake(format_args!(
+                "{kind} needs a UDP port, this service is TCP; write port = 53, say, or another monitor"
+            ));
+        }
         Some(kind)
     })?;
     let monitor = match kind.read {
@@ -97,7 +134,7 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
             table.note_keys_not_in(&[KEYS, PERIODIC_KEYS, kind.keys]);
             periodic(table, read(table), interval, timeout)
         }
-        Read::Connection(read) => {
+        Read::Connection(read) | Read::Datagrams(read) => {
             table.note_keys_not_in(&[KEYS, kind.keys]);
             read(table)
         }
@@ -108,11 +145,13 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
     let path = table.or("path", Path::Server, |node| {
         node.choice("path", [("server", Path::Server), ("vip", Path::Vip)])
     });
+    let (monitor, port) = (monitor?, port?);
+    let usual = matches!(monitor.probe, Probe::DnsQuery(_)).then_some(dns_query::PORT);
     Some(Monitor {
-        port: port?,
+        port: port.or(usual),
         path: path?,
         depool: depool?,
-        ..monitor?
+        ..monitor
     })
 }
 
@@ -193,6 +232,11 @@ fn some<'a, T>(
         node.mistake(format_args!("no {what}; write {right}"));
         return None;
     }
+    each(node, read)
+}
+
+/// A list, or what may stand alone for a list of one.
+fn each<'a, T>(node: &Node<'a>, read: impl Fn(&Node<'a>) -> Option<T>) -> Option<Vec<T>> {
     let items = node.items();
     let good: Vec<T> = items.iter().filter_map(read).collect();
     (good.len() == items.len()).then_some(good)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::reader::Node;
 use super::spelling::quoted;
+use crate::check::User;
 
 /// `sun_path` without the zero at its end (unix(7)).
 const LONGEST_SOCKET: usize = 107;
@@ -274,6 +275,31 @@ pub(super) fn router_id(node: &Node<'_>) -> Option<Ipv4Addr> {
 pub(super) fn path(node: &Node<'_>) -> Option<PathBuf> {
     let text = node.string("a path", "/var/lib/plimsoll")?;
     absolute(text, node).map(PathBuf::from)
+}
+
+/// A user of this host, by name.
+pub(super) fn user(node: &Node<'_>) -> Option<User> {
+    let name = node.string("a user's name", "nobody")?;
+    let found = quoted(name);
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) => Some(User {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        }),
+        Ok(None) => {
+            node.mistake(format_args!(
+                "there is no user {found} on this host; write one that there is, like \"nobody\""
+            ));
+            None
+        }
+        Err(error) => {
+            node.mistake(format_args!(
+                "the user {found} cannot be looked up: {error}"
+            ));
+            None
+        }
+    }
 }
 
 /// Where a Unix socket shall be; `""` for nowhere.

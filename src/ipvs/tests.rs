@@ -36,6 +36,7 @@ impl Bench {
                 state_directory: "/nonexistent".into(),
                 manage_addresses: true,
             },
+            monitor: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,

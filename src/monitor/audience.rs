@@ -11,13 +11,15 @@ use tokio::sync::mpsc;
 
 use crate::check::{Check, Monitor};
 use crate::event::{CheckId, Event, Verdict};
-use crate::service::{Host, VirtualService};
+use crate::service::{Host, ServiceName, VirtualService};
 
 /// What a probe asks of whom: checks that are equal in this are answered by one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Question {
     target: SocketAddr,
     host: Host,
+    /// Of commands that are told.
+    service: Option<ServiceName>,
     /// Of checks that ask at the VIP.
     vip: Option<VirtualService>,
     monitor: Arc<Monitor>,
@@ -25,9 +27,11 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn of(check: &Check) -> Question {
+        let is_told = check.monitor.probe.names_service();
         Question {
             target: check.target,
             host: check.host.clone(),
+            service: is_told.then(|| check.service.clone()),
             vip: check.monitor.asks_at_vip().then_some(check.key),
             monitor: check.monitor.clone(),
         }

@@ -105,11 +105,7 @@ pub(super) async fn connect(
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = socket.map_err(sort)?;
-    if !leaves_enough(&socket) {
-        return Err(ConnectError::Unable(io::Error::from_raw_os_error(
-            libc::EMFILE,
-        )));
-    }
+    spare(&socket)?;
     prepare(&socket).map_err(sort)?;
     let stream = match timeout(limit, socket.connect(target)).await {
         Err(_) => return Err(ConnectError::NoAnswer(limit)),
@@ -125,16 +121,23 @@ pub(super) async fn connect(
     Ok(stream)
 }
 
-/// Whether a check may have this descriptor: the kernel gives out the lowest free one, so a high one tells that few are
-/// left.
-pub(super) fn leaves_enough(socket: &impl AsRawFd) -> bool {
-    // It fails for no reason that getrlimit(2) knows; then the kernel's own refusal is the limit.
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    let ceiling = limit - SPARED.min(limit / 4);
-    u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd < ceiling)
+/// Refuses a descriptor of the last ones.
+pub(super) fn spare(socket: &impl AsRawFd) -> Result<(), ConnectError> {
+    if u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= ceiling()) {
+        let none_left = io::Error::from_raw_os_error(libc::EMFILE);
+        return Err(ConnectError::Unable(none_left));
+    }
+    Ok(())
 }
 
-fn sort(error: io::Error) -> ConnectError {
+/// The kernel gives out the lowest free descriptor, so one from here on tells that few are left.
+fn ceiling() -> u64 {
+    // It fails for no reason that getrlimit(2) knows; then the kernel's own refusal is the limit.
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    limit - SPARED.min(limit / 4)
+}
+
+pub(super) fn sort(error: io::Error) -> ConnectError {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
             ConnectError::Unable(error)

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::outcome::{Deadline, Outcome};
 use super::report::Report;
-use super::{Tools, proxy_fetch, vip_reachability};
+use super::{Tools, dns_query, ping, proxy_fetch, run_command, vip_reachability};
 use crate::check::{Check, Probe};
 
 /// A check that ends so long after its time was up says that this task was not run when it was due.
@@ -19,12 +19,12 @@ pub(super) async fn run(check: &Check, tools: &Tools, report: &mut Report) -> In
     let mut due = Instant::now();
     loop {
         let mut began = Instant::now();
-        let mut outcome = ask(check, tools, Deadline::of(monitor.timeout)).await;
+        let mut outcome = ask(check, tools, &mut began).await;
         // It was us who slept, not the server. But once is enough: a dead one must not live by our being slow.
         let late = outcome.is_err() && began.elapsed() > monitor.timeout + LATE;
         if report.doubts(&outcome) || late {
             began = Instant::now();
-            outcome = ask(check, tools, Deadline::of(monitor.timeout)).await;
+            outcome = ask(check, tools, &mut began).await;
         }
         report.take(outcome, Some(began.elapsed())).await;
         let fast = monitor.fast_interval.filter(|_| report.is_in_doubt());
@@ -41,13 +41,18 @@ fn next(due: Instant, interval: Duration, now: Instant) -> Instant {
 }
 
 /// One check. Each kind in a box of its own: in place they would make every check as large as the largest.
-async fn ask(check: &Check, tools: &Tools, deadline: Deadline) -> Outcome {
+/// `began`: now; one that has to wait for its turn sets it to when that came.
+async fn ask(check: &Check, tools: &Tools, began: &mut Instant) -> Outcome {
+    let deadline = Deadline::of(check.monitor.timeout);
     match &check.monitor.probe {
         Probe::ProxyFetch(probe) => Box::pin(proxy_fetch::ask(check, probe, tools, deadline)).await,
         Probe::VipReachability => {
             Box::pin(vip_reachability::ask(check, &tools.vip, deadline)).await
         }
-        // It has no rhythm: it is run by itself.
-        Probe::IdleConnection(_) => std::future::pending().await,
+        Probe::RunCommand(probe) => Box::pin(run_command::ask(check, probe, tools, began)).await,
+        Probe::DnsQuery(probe) => Box::pin(dns_query::ask(check, probe, deadline)).await,
+        Probe::Ping => Box::pin(ping::ask(check, deadline)).await,
+        // They have no rhythm: they are run by themselves.
+        Probe::IdleConnection(_) | Probe::Udp(_) => std::future::pending().await,
     }
 }

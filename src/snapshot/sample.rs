@@ -382,6 +382,7 @@ fn configuration(
             state_directory: "/state".into(),
             manage_addresses: true,
         },
+        monitor: Default::default(),
         api: config::Api {
             listen: Vec::new(),
             control: None,

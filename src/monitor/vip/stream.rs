@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use super::packet::MTU;
 use super::{Hop, Port, Vip, Way, asked, filter, not_sent, refused, silent};
 use crate::check::Check;
-use crate::monitor::connect::{leaves_enough, words};
+use crate::monitor::connect::{spare, words};
 use crate::monitor::outcome::{Deadline, Failure};
 
 /// The server may send so much before it is read.
@@ -260,7 +260,7 @@ fn hold(ours: SocketAddr, interface: u32) -> io::Result<Socket> {
         SocketAddr::V4(_) => ours,
     };
     let socket = Socket::new(Domain::for_address(ours), Type::STREAM, None)?;
-    if !leaves_enough(&socket) {
+    if spare(&socket).is_err() {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     socket.attach_filter(&filter::nothing())?;
