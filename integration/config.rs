@@ -5,6 +5,8 @@
 mod bgp;
 #[path = "config/checks.rs"]
 mod checks;
+#[path = "config/comeback.rs"]
+mod comeback;
 #[path = "config/etcd.rs"]
 mod etcd;
 #[path = "config/vip.rs"]
@@ -243,11 +245,11 @@ fn unknown_keys() {
         ),
         (
             "colour = 1",
-            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
+            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
         ),
         (
             r#""a\nb" = 1"#,
-            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
+            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
         ),
     ]);
 }
@@ -609,7 +611,7 @@ scheduler = "x"
 colour = 1"#,
             r#"7:8: not TOML at "80x": string values must be quoted, expected literal string
 8: service.web.scheduler: unknown scheduler "x"; allowed are rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
-9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, bgp"#,
+9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
         ),
     ]);
 }

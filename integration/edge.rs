@@ -114,6 +114,7 @@ pub(crate) fn service(
         servers: Servers::File("/nowhere".into()),
         monitors: Vec::new(),
         vip_reachability: false,
+        comeback: Default::default(),
         announce: Arc::new(Announce {
             announce: false,
             ..Announce::default()

@@ -3,7 +3,9 @@
 //! A *monitor* is what the configuration says; a *check* is one monitor at work on one server of one service.
 
 mod argument;
+mod comeback;
 pub mod figures;
+mod load;
 mod probe;
 
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use self::argument::{Argument, BadArgument};
+pub use self::comeback::{Comeback, FlapHold, Start};
+pub use self::load::{Load, LoadFault, LoadFrom, LoadKind, Share, Thousandths};
 pub use self::probe::{
     DnsQuery, DnsTransport, DnsType, IdleConnection, Keepalive, Probe, ProxyFetch, RunCommand, Udp,
     User,
@@ -38,6 +42,8 @@ pub struct Monitor {
     pub path: Path,
     /// Whether a server that does not pass is down; else it is only told.
     pub depool: bool,
+    /// Its answers say how much of its weight the server is good for.
+    pub load: Option<Load>,
 }
 
 impl Monitor {
@@ -52,6 +58,7 @@ impl Monitor {
             port: None,
             path: Path::Server,
             depool: true,
+            load: None,
         }
     }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use url::Url;
 
-use crate::check::{Monitor, User};
+use crate::check::{Comeback, Monitor, User};
 use crate::conftool::PoolPath;
 use crate::routing::{GRACEFUL_SHUTDOWN, Group, Med, PeerId, Policy, Role};
 use crate::secret::Secret;
@@ -20,6 +20,7 @@ use crate::service::{Family, Scheduler, ServerList, ServiceName, VirtualService}
 
 mod agreement;
 mod bgp;
+mod comeback;
 mod document;
 mod etcd;
 mod mistake;
@@ -268,6 +269,7 @@ pub struct Service {
     pub monitors: Vec<Arc<Monitor>>,
     /// Beside them there is a [`Monitor::vip_reachability`].
     pub vip_reachability: bool,
+    pub comeback: Comeback,
     pub announce: Arc<Announce>,
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plimsoll::balancer::Balancer;
-use plimsoll::check::{IdleConnection, Monitor, Probe};
+use plimsoll::check::{Comeback, IdleConnection, Monitor, Probe};
 use plimsoll::config::{Api, Config, Daemon, DepoolGuard, Servers, Service, Threshold};
 use plimsoll::event::{CheckId, Event, Verdict};
 use plimsoll::service::{
@@ -174,6 +174,7 @@ fn config(services: u32, addresses: u32) -> Config {
             servers: Servers::Inline(Arc::new(list)),
             monitors: vec![Arc::new(monitor)],
             vip_reachability: false,
+            comeback: Comeback::default(),
             announce: Arc::default(),
         };
         (name, Arc::new(service))

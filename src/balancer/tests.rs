@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Balancer;
-use crate::check::{Check, IdleConnection, Monitor, Probe};
+use crate::check::{Check, Comeback, IdleConnection, Monitor, Probe};
 use crate::config::{Api, Bgp, Config, Daemon, DepoolGuard, Servers, Service, Threshold};
 use crate::event::{Event, Verdict};
 use crate::routing::Policy;
@@ -336,6 +336,7 @@ fn service(service: &str, address: &str, port: u16) -> Service {
         servers: Servers::File(format!("/pools/{service}.json").into()),
         monitors: vec![monitor(300)],
         vip_reachability: false,
+        comeback: Comeback::default(),
         announce: Arc::default(),
     }
 }

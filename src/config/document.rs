@@ -268,7 +268,7 @@ mod tests {
 
     use toml::Value;
 
-    use super::super::{monitor, server};
+    use super::super::{comeback, monitor, server};
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../conf/plimsoll.toml");
@@ -286,6 +286,7 @@ mod tests {
         (".bgp.peer", bgp::peer::KEYS),
         (".bgp.peer.tcp-ao", bgp::authentication::AO_KEYS),
         (".service.*", service::KEYS),
+        (".service.*.flap-hold", comeback::FLAP_HOLD_KEYS),
         (".service.*.bgp", bgp::announce::KEYS),
         (".service.*.bgp.condition", bgp::announce::CONDITION_KEYS),
         (".service.*.server", server::KEYS),

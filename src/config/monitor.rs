@@ -2,6 +2,7 @@
 
 mod dns_query;
 mod idle_connection;
+mod load;
 mod ping;
 mod proxy_fetch;
 mod run_command;
@@ -129,9 +130,11 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
         }
         Some(kind)
     })?;
+    let answer = load::answer(kind.name);
+    let load_key = answer.map_or(&[][..], |_| load::KEY);
     let monitor = match kind.read {
         Read::Periodic(read, interval, timeout) => {
-            table.note_keys_not_in(&[KEYS, PERIODIC_KEYS, kind.keys]);
+            table.note_keys_not_in(&[KEYS, PERIODIC_KEYS, load_key, kind.keys]);
             periodic(table, read(table), interval, timeout)
         }
         Read::Connection(read) | Read::Datagrams(read) => {
@@ -145,12 +148,17 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
     let path = table.or("path", Path::Server, |node| {
         node.choice("path", [("server", Path::Server), ("vip", Path::Vip)])
     });
+    let load = match answer {
+        Some(answer) => table.optional("load", |node| load::load(node, answer)),
+        None => Some(None),
+    };
     let (monitor, port) = (monitor?, port?);
     let usual = matches!(monitor.probe, Probe::DnsQuery(_)).then_some(dns_query::PORT);
     Some(Monitor {
         port: port.or(usual),
         path: path?,
         depool: depool?,
+        load: load?,
         ..monitor
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
-use super::{Announce, DepoolGuard, Service, Threshold, bgp, monitor, server, value};
+use super::{Announce, DepoolGuard, Service, Threshold, bgp, comeback, monitor, server, value};
 use crate::check::{Monitor, Probe};
 use crate::service::{Family, Protocol, Scheduler, ServiceName, VirtualService};
 
@@ -21,6 +21,9 @@ pub(super) const KEYS: &[Key] = &[
     key("server"),
     was("monitor", "monitors"),
     key("vip-reachability"),
+    key("start"),
+    key("flap-hold"),
+    key("slow-start"),
     key("bgp"),
 ];
 
@@ -89,6 +92,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
     });
     let by_default = protocol == Some(Protocol::Tcp)
         && !has_vip_reachability(monitors.as_deref().unwrap_or_default());
+    let comeback = comeback::comeback(table);
     let announce = table.or("bgp", base.announce.clone(), |node| {
         bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base, address)
     });
@@ -113,6 +117,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
             servers: servers?,
             vip_reachability: vip_reachability?.unwrap_or(by_default),
             monitors: monitors?,
+            comeback: comeback?,
             announce: shared?,
         })
     };

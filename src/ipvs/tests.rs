@@ -161,6 +161,7 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         servers: Servers::File("/nonexistent".into()),
         monitors: vec![],
         vip_reachability: false,
+        comeback: Default::default(),
         announce: Arc::new(config::Announce {
             announce: false,
             ..config::Announce::default()

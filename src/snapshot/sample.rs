@@ -70,6 +70,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         servers: config::Servers::File("/pools.json".into()),
         monitors: Vec::new(),
         vip_reachability: false,
+        comeback: Default::default(),
         announce: Arc::default(),
     };
     let service = Service {
