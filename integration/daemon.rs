@@ -13,6 +13,8 @@
 mod bgp;
 #[path = "daemon/client.rs"]
 mod client;
+#[path = "daemon/comeback.rs"]
+mod comeback;
 #[path = "daemon/commands.rs"]
 mod commands;
 #[path = "daemon/lab.rs"]

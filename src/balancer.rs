@@ -50,8 +50,8 @@ pub struct Balancer {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    /// The pool may be judged though checks are missing.
-    Judge(ServiceName),
+    /// The pool is to be settled again.
+    Pool(ServiceName),
     /// The removed service goes though its address was not seen withdrawn.
     Retire(VirtualService),
     /// Peers may be told that the address is better.
@@ -135,6 +135,13 @@ impl Balancer {
             } => {
                 self.with(&service, |pool| pool.checked(check, &verdict, now));
             }
+            Event::Load {
+                service,
+                check,
+                percent,
+            } => {
+                self.with(&service, |pool| pool.loaded(check, percent));
+            }
             Event::Found(table) => {
                 for (key, destinations) in table {
                     self.with_key(key, |pool| pool.found(destinations));
@@ -182,7 +189,7 @@ impl Balancer {
             && *at <= now
         {
             match self.due.pop_first().map(|(_, due)| due) {
-                Some(Due::Judge(service)) => self.with(&service, |_| {}),
+                Some(Due::Pool(service)) => self.with(&service, |_| {}),
                 Some(Due::Retire(key)) => self.retired(key),
                 Some(Due::Better(address)) => {
                     self.dirty_vips.insert(address);
@@ -205,8 +212,8 @@ impl Balancer {
             };
             let view = pool.settle(&mut self.ids, now);
             let bearing = pool.bearing();
-            if let Some(at) = pool.judge_by() {
-                self.due.insert((at, Due::Judge(name.clone())));
+            if let Some(at) = pool.wake_at(now) {
+                self.due.insert((at, Due::Pool(name.clone())));
             }
             let old = self.snapshot.services.insert(name.clone(), view.clone());
             if !old

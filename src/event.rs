@@ -47,6 +47,14 @@ pub enum Event {
         check: CheckId,
         verdict: Verdict,
     },
+    /// Which share of its weight a server is good for, by one check: the first one, then at changes of it that a
+    /// weight can tell.
+    Load {
+        service: ServiceName,
+        check: CheckId,
+        /// 1 to 1000; 100 is the list's weight.
+        percent: u32,
+    },
     /// What the kernel held for these services when the IPVS sink first saw them, before it touched them.
     /// A service that the kernel does not have is there with no destinations.
     Found(BTreeMap<VirtualService, Destinations>),

@@ -7,9 +7,12 @@
 //! - a held server is let go as soon as the line holds without it.
 //! - no list takes new connections from more servers than the depool guard allows, by whatever words.
 
+mod flaps;
 mod floor;
 mod list;
 mod member;
+mod ramp;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +23,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
+use self::ramp::Ramp;
 use crate::check::Monitor;
 use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
@@ -114,8 +118,15 @@ impl Pool {
     /// The same service with other settings. What did not change goes on undisturbed.
     pub(crate) fn reconfigure(&mut self, config: Arc<config::Service>) {
         self.monitors = monitors(&config, self.mode);
+        let flap_hold = self.config.comeback.flap_hold != config.comeback.flap_hold;
         for member in self.members.values_mut() {
             member.set_monitors(&self.monitors);
+            if flap_hold {
+                member.forget_flaps();
+            }
+            member
+                .ramp
+                .take_if(|_| config.comeback.slow_start.is_none());
             if self.config.name != config.name {
                 member.restart_checks();
             }
@@ -167,7 +178,7 @@ impl Pool {
         for (address, weight) in &destinations {
             let same = |member: &&mut Member| member.address == Some(*address);
             if let Some(member) = self.members.values_mut().find(same) {
-                member.adopt(*weight);
+                member.adopt(*weight, self.config.comeback.start);
             } else {
                 let member = Member::unidentified(*address, *weight, &self.monitors);
                 self.members.insert(Host::from(*address), member);
@@ -180,8 +191,9 @@ impl Pool {
     /// A check's verdict; one of a check that no longer exists is ignored.
     pub(crate) fn checked(&mut self, check: CheckId, verdict: &Verdict, now: Instant) {
         for (host, member) in &mut self.members {
-            let before = member.health();
-            if member.checked(check, verdict, now) {
+            let (before, kept) = (member.health(), member.kept_down());
+            let flap_hold = self.config.comeback.flap_hold.as_ref();
+            if member.checked(check, verdict, flap_hold, now) {
                 let after = member.health();
                 if before != after {
                     let service = &self.config.name;
@@ -191,9 +203,19 @@ impl Pool {
                     };
                     info!(%service, %host, ?before, ?after, why, "health changed");
                 }
+                if let Some(why) = member.kept_down().filter(|why| kept != Some(*why)) {
+                    let (service, time) = (&self.config.name, why.rest(now));
+                    warn!(%service, %host, %why, ?time, "goes down too often: kept down");
+                }
                 return;
             }
         }
+    }
+
+    /// What a check says of its server's load.
+    pub(crate) fn loaded(&mut self, check: CheckId, percent: u32) {
+        let mut members = self.members.values_mut();
+        members.any(|member| member.loaded(check, percent));
     }
 
     pub(crate) fn applied(&mut self, destinations: Arc<Destinations>) {
@@ -215,14 +237,24 @@ impl Pool {
         self.counters.repaired += 1;
     }
 
-    /// When the pool shall be judged at the latest, though checks are missing.
-    pub(crate) fn judge_by(&self) -> Option<Instant> {
-        self.judge_by.filter(|_| !self.judged)
+    /// When it is to be settled again though nothing has happened, as of when it was last settled at `now`: it may
+    /// be judged though checks are missing, a hold ends, a weight rises.
+    pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let judge_by = self.judge_by.filter(|_| !self.judged);
+        let members = self.members.values();
+        let members = members.filter_map(|member| member.wake_at(now));
+        members.chain(judge_by).min()
     }
 
     /// Decides anew, after any number of events, and shows the result. Cheap if nothing changed.
     pub(crate) fn settle(&mut self, ids: &mut CheckIds, now: Instant) -> Arc<Service> {
-        self.decide();
+        for (host, member) in &mut self.members {
+            if member.end_hold(now) {
+                let service = &self.config.name;
+                info!(%service, %host, "no longer kept down");
+            }
+        }
+        self.decide(now);
         for (host, member) in &mut self.members {
             member.start_checks(host, &self.config, ids);
         }
@@ -275,7 +307,7 @@ impl Pool {
         }
     }
 
-    fn decide(&mut self) {
+    fn decide(&mut self, now: Instant) {
         // A literal without an address is one of the other family: it will never have one.
         let missing = |(host, m): (&Host, &Member)| {
             m.listed.is_some() && !m.ready() && host.literal().is_none()
@@ -293,7 +325,17 @@ impl Pool {
         let (guard, held) = self.guard();
         let line = guard.map_or(0, |guard| guard.line);
         floor::decide(&mut self.members, floor, line, held);
-        for ((host, member), before) in self.members.iter().zip(before) {
+        // Where the dead are held, the living shall not get less than they.
+        let dead = |member: &Member| member.pooled.in_ipvs() && !member.up();
+        let short = self.members.values().any(dead);
+        for ((host, member), before) in self.members.iter_mut().zip(before) {
+            if short || !member.is_up_and_serves() {
+                member.ramp = None;
+            } else if (before, member.pooled) == (Pooled::No, Pooled::Yes) {
+                let slow_start = self.config.comeback.slow_start;
+                member.ramp = slow_start.map(|time| Ramp::new(time, now));
+            }
+            member.weigh(now);
             tell(
                 &self.config,
                 self.judged,
@@ -333,7 +375,8 @@ impl Pool {
         if member.address.is_some() {
             info!(service = %self.config.name, %host, %address, "address changed");
         }
-        member.set_address(address);
+        let start = self.config.comeback.start;
+        member.set_address(address, start);
         let stand_in = Host::from(address);
         if self.members.get(&stand_in).is_none_or(|m| !m.unidentified) {
             return;
@@ -343,7 +386,7 @@ impl Pool {
         let (Some(known), Some(member)) = (known, self.members.get_mut(host)) else {
             return;
         };
-        member.adopt(known.weight);
+        member.adopt(known.base, start);
         // Its list may have taken it out already.
         self.mark_leaving(self.found.as_ref().map_or(0, Destinations::len));
     }

@@ -124,8 +124,12 @@ pub struct Server {
     /// Why there is no address, or why the known one may be old.
     pub unresolved: Option<Arc<str>>,
     pub health: Health,
+    /// Why it is down whatever its checks say.
+    pub kept_down: Option<KeptDown>,
     pub monitors: Vec<MonitorState>,
     pub pooled: Pooled,
+    /// Why its weight in IPVS is not its list's, in the order in which these work.
+    pub scaled: Vec<Scaled>,
 }
 
 impl Server {
@@ -165,6 +169,55 @@ pub enum Health {
     PartiallyUp,
     /// All monitors are up, or there are none.
     Up,
+}
+
+/// Why a server is down whatever its checks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptDown {
+    /// It went down too often; see [`FlapHold`](crate::check::FlapHold).
+    FlapHold { until: Instant },
+}
+
+impl KeptDown {
+    /// How much longer.
+    pub fn rest(self, now: Instant) -> Duration {
+        let KeptDown::FlapHold { until } = self;
+        until.saturating_duration_since(now)
+    }
+}
+
+impl fmt::Display for KeptDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeptDown::FlapHold { .. } => "flap-hold",
+        })
+    }
+}
+
+/// What makes a server's weight another than its list's. Percents are of what the weight would else be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scaled {
+    /// Its checks said how loaded it is.
+    Load { percent: u32 },
+    /// It came into the pool and gets its share little by little, so far.
+    SlowStart { percent: u32 },
+}
+
+impl Scaled {
+    pub fn percent(self) -> u32 {
+        match self {
+            Scaled::Load { percent } | Scaled::SlowStart { percent } => percent,
+        }
+    }
+}
+
+impl fmt::Display for Scaled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scaled::Load { .. } => "load",
+            Scaled::SlowStart { .. } => "slow-start",
+        })
+    }
 }
 
 #[derive(Clone, Debug)]

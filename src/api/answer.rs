@@ -125,7 +125,7 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> 
         Resource::ServiceServer { service, host } => {
             let service = snapshot.services.get(service.as_str())?;
             let server = service.servers.get(host.as_str())?;
-            Some(detail::server(service, server, form))
+            Some(detail::server(service, server, form, now))
         }
         Resource::Alerts => {
             let (status, message) = summary(&snapshot.alerts(now));

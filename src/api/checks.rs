@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::check::figures::LastLoad;
 use crate::snapshot::MonitorState;
 use crate::snapshot::alert::Line;
 
@@ -16,7 +17,18 @@ pub(super) struct CheckState<'a> {
     reason: Option<&'a str>,
     /// Whether the server is down if it is.
     depool: bool,
+    /// `None`: it does not look at the load, or has not yet.
+    load: Option<Load>,
     last: Option<Last>,
+}
+
+/// What its answers say of the server's load.
+#[derive(Serialize)]
+struct Load {
+    /// The share of its weight that the server gets for it; `None`: nothing is known yet.
+    percent: Option<u32>,
+    /// Why the last answer said nothing of it.
+    fault: Option<String>,
 }
 
 /// The last result, which need not be what the monitor makes of it.
@@ -37,6 +49,8 @@ impl CheckState<'_> {
             reason: last.result.err().map(|why| why.to_string()),
             seconds: last.took.map(|took| took.as_secs_f64()),
         });
+        let LastLoad { percent, fault } = monitor.figures.load();
+        let fault = fault.map(|why| why.to_string());
         CheckState {
             monitor: monitor.kind,
             up: monitor.result.as_ref().map(Result::is_ok),
@@ -45,6 +59,7 @@ impl CheckState<'_> {
                 Some(Ok(())) | None => None,
             },
             depool: monitor.depool,
+            load: (percent.is_some() || fault.is_some()).then_some(Load { percent, fault }),
             last,
         }
     }
@@ -69,6 +84,14 @@ impl fmt::Display for CheckState<'_> {
         }
         if !self.depool {
             f.write_str(", depools nobody")?;
+        }
+        if let Some(Load { percent, fault }) = &self.load {
+            if let Some(percent) = percent {
+                write!(f, ", load {percent} %")?;
+            }
+            if let Some(fault) = fault {
+                write!(f, ", {}", Line(fault))?;
+            }
         }
         let Some(last) = &self.last else {
             return Ok(());
@@ -137,8 +160,27 @@ mod tests {
         assert_eq!(state.failing(), Some(("proxy-fetch", "refused")));
         let expected = json!({
             "monitor": "proxy-fetch", "up": false, "reason": "refused", "depool": false,
+            "load": null,
             "last": { "at": at, "passed": false, "reason": "refused", "seconds": 0.002 },
         });
         assert_eq!(serde_json::to_value(&state).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_known_of_the_load() {
+        let state = monitor(Some(Ok(())), &[]);
+        let check = |percent, fault: Option<&str>, text: &str, begins| {
+            let news = state.figures.note_load(percent, fault.map(Arc::from));
+            assert_eq!(news, begins);
+            let seen = CheckState::of(&state);
+            assert_eq!(seen.to_string(), format!("proxy-fetch:\tup{text}"));
+            let expected = json!({ "percent": percent, "fault": fault });
+            assert_eq!(serde_json::to_value(&seen).unwrap()["load"], expected);
+        };
+        check(Some(70), None, ", load 70 %", false);
+        check(Some(70), Some("none"), ", load 70 %, none", true);
+        check(Some(80), Some("none"), ", load 80 %, none", false);
+        check(None, Some("none"), ", none", false);
+        check(Some(100), None, ", load 100 %", false);
     }
 }

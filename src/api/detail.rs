@@ -6,11 +6,13 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::service::{Host, ServiceName, Weight};
 use crate::snapshot::alert::{Age, Line};
-use crate::snapshot::{Condition, Guard, Health, Held, Pooled, Server, Service, Snapshot, Source};
+use crate::snapshot::{
+    Condition, Guard, Health, Held, KeptDown, Pooled, Scaled, Server, Service, Snapshot, Source,
+};
 
 use super::accept::Form;
 use super::checks::CheckState;
@@ -35,7 +37,7 @@ pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
         guard: service.guard,
         bad_entries: &service.list_faults,
         servers: servers
-            .map(|(host, server)| (host, State::of(service, server)))
+            .map(|(host, server)| (host, State::of(service, server, now)))
             .collect(),
     };
     match form {
@@ -44,8 +46,8 @@ pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
     }
 }
 
-pub(super) fn server(service: &Service, server: &Server, form: Form) -> String {
-    let state = State::of(service, server);
+pub(super) fn server(service: &Service, server: &Server, form: Form, now: Instant) -> String {
+    let state = State::of(service, server, now);
     match form {
         Form::Json => json(&state),
         Form::Text => {
@@ -115,12 +117,16 @@ struct State<'a> {
     server: &'a Server,
     enabled: bool,
     health: Health,
+    /// Why it is down whatever its checks say.
+    kept_down: Option<Kept>,
     pooled: bool,
     held: Option<Held>,
     /// The list's; `None`: it is off the list.
     weight: Option<Weight>,
     /// What IPVS shall have; `None`: it shall not have the server.
     ipvs_weight: Option<Weight>,
+    /// Why that is not the list's.
+    scaled: Vec<By>,
     address: Option<IpAddr>,
     unresolved: Option<&'a str>,
     reason: Option<&'a str>,
@@ -129,8 +135,27 @@ struct State<'a> {
     checks: Vec<CheckState<'a>>,
 }
 
+#[derive(Serialize)]
+struct Kept {
+    #[serde(serialize_with = "as_text")]
+    why: KeptDown,
+    /// How much longer.
+    seconds: u64,
+}
+
+#[derive(Serialize)]
+struct By {
+    #[serde(serialize_with = "as_text")]
+    by: Scaled,
+    percent: u32,
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
 impl State<'_> {
-    fn of<'a>(service: &Service, server: &'a Server) -> State<'a> {
+    fn of<'a>(service: &Service, server: &'a Server, now: Instant) -> State<'a> {
         let note = server.note.as_deref();
         let in_ipvs = server.address.filter(|_| server.pooled.in_ipvs());
         let wanted = service.destinations.as_ref();
@@ -138,6 +163,10 @@ impl State<'_> {
             server,
             enabled: server.enabled(),
             health: server.health,
+            kept_down: server.kept_down.map(|why| Kept {
+                why,
+                seconds: why.rest(now).as_secs(),
+            }),
             pooled: server.pooled.in_ipvs(),
             held: match server.pooled {
                 Pooled::Held(why) => Some(why),
@@ -145,12 +174,22 @@ impl State<'_> {
             },
             weight: server.listed.map(|listed| listed.weight),
             ipvs_weight: in_ipvs.and_then(|address| wanted?.get(&address).copied()),
+            scaled: server.scaled.iter().map(By::of).collect(),
             address: server.address,
             unresolved: server.unresolved.as_deref(),
             reason: note.and_then(|note| note.reason.as_deref()),
             until: note.and_then(|note| note.until.as_deref()),
             confirmed: note.is_some_and(|note| note.confirmed),
             checks: server.monitors.iter().map(CheckState::of).collect(),
+        }
+    }
+}
+
+impl By {
+    fn of(by: &Scaled) -> By {
+        By {
+            by: *by,
+            percent: by.percent(),
         }
     }
 }
@@ -208,10 +247,15 @@ impl fmt::Display for Detail<'_> {
     }
 }
 
+/// `enabled/up/pooled, weight 10, in IPVS 4, slow-start 40 %`, `enabled/down/not pooled, flap-hold for 1m, weight 10`,
 /// `disabled/down/pooled, weight 10, held: depool-guard, reason: disk T1, proxy-fetch: connection refused`
 impl fmt::Display for State<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.server)?;
+        if let Some(Kept { why, seconds }) = &self.kept_down {
+            let rest = Age(std::time::Duration::from_secs(*seconds));
+            write!(f, ", {why} for {rest}")?;
+        }
         if let Some(weight) = self.weight {
             write!(f, ", weight {weight}")?;
         }
@@ -219,6 +263,9 @@ impl fmt::Display for State<'_> {
             && let Some(weight) = self.ipvs_weight
         {
             write!(f, ", in IPVS {weight}")?;
+        }
+        for By { by, percent } in &self.scaled {
+            write!(f, ", {by} {percent} %")?;
         }
         if let Some(held) = self.held {
             write!(f, ", held: {held}")?;
@@ -305,7 +352,7 @@ mod tests {
              d:\tenabled/down/not pooled, weight 10, unresolved: no such name, confirmed, \
              proxy-fetch: connection refused\n"
         );
-        let b = server(&web, &web.servers["b"], Form::Text);
+        let b = server(&web, &web.servers["b"], Form::Text, now);
         let end = "until: 2026-01-01T00:00:00Z\nproxy-fetch:\tup\n";
         assert!(b.ends_with(end), "{b}");
 
@@ -328,19 +375,51 @@ mod tests {
     }
 
     #[test]
+    fn whose_weight_is_scaled_and_who_is_kept_down() {
+        let now = sample::now();
+        let servers = ["a up pooled", "b"];
+        let (_, web) = sample::edit(sample::service("web", 0.5, &servers), |s| {
+            let servers = Arc::make_mut(&mut s.servers);
+            servers.get_mut("a").unwrap().scaled = vec![
+                Scaled::Load { percent: 70 },
+                Scaled::SlowStart { percent: 40 },
+            ];
+            let destinations = Arc::make_mut(s.destinations.as_mut().unwrap());
+            destinations.insert(sample::ip("10.0.0.1"), Weight::new(3).unwrap());
+            let until = now + Duration::from_secs(90);
+            servers.get_mut("b").unwrap().kept_down = Some(KeptDown::FlapHold { until });
+        });
+        let text = |host: &str| server(&web, &web.servers[host], Form::Text, now);
+        let a = "enabled/up/pooled, weight 10, in IPVS 3, load 70 %, slow-start 40 %\n";
+        assert!(text("a").starts_with(a), "{}", text("a"));
+        let b = "enabled/down/not pooled, flap-hold for 1m 30s, weight 10, proxy-fetch: ";
+        assert!(text("b").starts_with(b), "{}", text("b"));
+        let whole: Value = serde_json::from_str(&service(&web, Form::Json, now)).unwrap();
+        let scaled = json!([
+            { "by": "load", "percent": 70 },
+            { "by": "slow-start", "percent": 40 },
+        ]);
+        assert_eq!(whole["servers"]["a"]["scaled"], scaled);
+        assert_eq!(whole["servers"]["a"]["kept_down"], Value::Null);
+        let kept_down = json!({ "why": "flap-hold", "seconds": 90 });
+        assert_eq!(whole["servers"]["b"]["kept_down"], kept_down);
+    }
+
+    #[test]
     fn in_json() {
         let (name, web) = held();
         let now = sample::now();
         let parse = |text: String| -> Value { serde_json::from_str(&text).unwrap() };
         let b = json!({
-            "enabled": false, "health": "up", "pooled": true, "held": "depool-guard",
-            "weight": 0, "ipvs_weight": 10, "address": "10.0.0.2", "unresolved": null,
+            "enabled": false, "health": "up", "kept_down": null, "pooled": true,
+            "held": "depool-guard", "weight": 0, "ipvs_weight": 10, "scaled": [], "address": "10.0.0.2", "unresolved": null,
             "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
             "checks": [{
-                "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "last": null,
+                "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "load": null,
+                "last": null,
             }],
         });
-        assert_eq!(parse(server(&web, &web.servers["b"], Form::Json)), b);
+        assert_eq!(parse(server(&web, &web.servers["b"], Form::Json, now)), b);
         let summary = json!({
             "condition": "healthy", "listed": 3, "pooled": 3,
             "list": {

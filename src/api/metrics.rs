@@ -210,7 +210,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use crate::routing::session::{Session, SessionState};
-    use crate::snapshot::{Mode, Refusal, Source, sample};
+    use crate::snapshot::{KeptDown, Mode, Refusal, Scaled, Source, sample};
 
     use super::*;
 
@@ -287,6 +287,12 @@ mod tests {
             // Two monitors of one type: down if one of them is.
             let a = servers.get_mut("a").unwrap();
             a.monitors.extend(sample::server("b held").1.monitors);
+            let c = servers.get_mut("c").unwrap();
+            c.scaled = vec![Scaled::SlowStart { percent: 40 }];
+            let until = sample::now();
+            c.kept_down = Some(KeptDown::FlapHold { until });
+            let fault = Some(Arc::from("no load in the answer"));
+            c.monitors[0].figures.note_load(None, fault);
             for took in [2, 3000] {
                 let took = Some(Duration::from_millis(took));
                 let figures = &servers["b"].monitors[0].figures;
@@ -328,6 +334,9 @@ mod tests {
             r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 1"#,
             r#"plimsoll_service_servers_held{service="web",reason="stale-catch-up"} 0"#,
             r#"plimsoll_service_servers_held{service="web",reason="names-unresolved"} 0"#,
+            r#"plimsoll_server_kept_down{service="web",host="c",reason="flap-hold"} 1"#,
+            r#"plimsoll_server_weight_share{service="web",host="c",by="slow-start"} 0.4"#,
+            r#"plimsoll_monitor_load_faults_total{service="web",host="c",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_service_can_depool{service="web"} 0"#,
             r#"plimsoll_service_pooled_down_servers{service="web"} 1"#,
             r#"plimsoll_service_depool_threshold{service="web"} 0.5"#,

@@ -1,6 +1,7 @@
 //! Stories: events in, expected snapshot out. After every step the invariants of [`invariants`] are checked.
 
 mod announcing;
+mod comeback;
 mod invariants;
 mod lists;
 mod random;
@@ -38,6 +39,8 @@ struct Story {
     found: BTreeSet<VirtualService>,
     /// The services that were configured while their address was announced.
     came_later: BTreeSet<VirtualService>,
+    /// Since when the kernel shall have a server.
+    entered: BTreeMap<(VirtualService, Host), Instant>,
     /// How the addresses that are announced, or were, have fared.
     seen: BTreeMap<IpAddr, reckoned::Seen>,
 }
@@ -64,6 +67,7 @@ impl Story {
             largest: BTreeMap::new(),
             found: BTreeSet::new(),
             came_later: BTreeSet::new(),
+            entered: BTreeMap::new(),
             seen: BTreeMap::new(),
         };
         story.measure();
@@ -87,11 +91,21 @@ impl Story {
     }
 
     fn event(&mut self, event: Event) -> &mut Story {
+        let step = Duration::from_millis(1);
+        // What is due comes before what happens.
+        if self
+            .balancer
+            .wake_at()
+            .is_some_and(|at| at <= self.now + step)
+        {
+            self.pass(step);
+        } else {
+            self.now += step;
+        }
         let before = self.snapshot.clone();
         for event in flat(&event) {
             self.note(event);
         }
-        self.now += Duration::from_millis(1);
         self.balancer.handle(event.clone(), self.now);
         self.snapshot = self.balancer.snapshot(self.now);
         self.measure();
@@ -109,7 +123,20 @@ impl Story {
         for service in self.snapshot.services.values() {
             let largest = self.largest.entry(service.key()).or_default();
             *largest = service.size.max(*largest);
+            for (host, server) in service.servers.iter() {
+                let entry = self.entered.entry((service.key(), host.clone()));
+                if server.pooled.in_ipvs() {
+                    entry.or_insert(self.now);
+                }
+            }
         }
+        let there = |key: &VirtualService, host: &Host| {
+            let mut services = self.snapshot.services.values();
+            let service = services.find(|service| service.key() == *key);
+            let server = service.and_then(|service| service.servers.get(host));
+            server.is_some_and(|server| server.pooled.in_ipvs())
+        };
+        self.entered.retain(|(key, host), _| there(key, host));
     }
 
     /// What the story itself knows from an event that is about to happen.
@@ -227,6 +254,7 @@ impl Story {
         self.now += time;
         self.balancer.tick(self.now);
         self.snapshot = self.balancer.snapshot(self.now);
+        self.measure();
         self.hold();
         self
     }

@@ -33,6 +33,18 @@ pub struct Figures {
     /// All together, in microseconds.
     pub duration_sum: AtomicU64,
     last: Mutex<Option<Last>>,
+    /// Answers without a load in them, of a monitor that wants one.
+    pub load_faults: AtomicU64,
+    load: Mutex<LastLoad>,
+}
+
+/// What the last answers said of the server's load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastLoad {
+    /// The share of its weight that the server gets for it; `None`: nothing is known yet.
+    pub percent: Option<u32>,
+    /// Why the last answer said nothing of it.
+    pub fault: Option<Arc<str>>,
 }
 
 /// The last result, whatever came of it.
@@ -67,6 +79,20 @@ impl Figures {
                 .unwrap_or_else(|| why.into())
         });
         *last = Some(Last { at, result, took });
+    }
+
+    /// Gives whether that is a fault after there was none.
+    pub fn note_load(&self, percent: Option<u32>, fault: Option<Arc<str>>) -> bool {
+        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = fault.is_some() && load.fault.is_none();
+        self.load_faults.fetch_add(fault.is_some().into(), Relaxed);
+        *load = LastLoad { percent, fault };
+        begins
+    }
+
+    pub fn load(&self) -> LastLoad {
+        let load = self.load.lock();
+        load.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn last(&self) -> Option<Last> {

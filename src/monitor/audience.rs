@@ -45,18 +45,22 @@ pub(super) struct Audience {
 
 #[derive(Default)]
 struct State {
+    /// In percent, of a monitor that looks at it.
+    load: Option<u32>,
     verdict: Option<Verdict>,
-    /// Rises with each verdict.
-    turn: u64,
+    /// Rise with each of them.
+    loads: u64,
+    verdicts: u64,
     listeners: BTreeMap<CheckId, Listener>,
-    /// Who may not know the verdict yet.
+    /// Who may not know everything yet.
     waiting: Vec<CheckId>,
 }
 
 struct Listener {
     check: Arc<Check>,
-    /// The turn of the verdict that it was told.
-    told: u64,
+    /// How far it was told.
+    loads: u64,
+    verdicts: u64,
 }
 
 impl Audience {
@@ -70,7 +74,12 @@ impl Audience {
     /// It is to be told what is known: see [`Audience::tell`].
     pub(super) fn join(&self, id: CheckId, check: Arc<Check>) {
         let mut state = self.lock();
-        state.listeners.insert(id, Listener { check, told: 0 });
+        let listener = Listener {
+            check,
+            loads: 0,
+            verdicts: 0,
+        };
+        state.listeners.insert(id, listener);
         state.waiting.push(id);
     }
 
@@ -88,6 +97,16 @@ impl Audience {
         }
     }
 
+    /// See [`Figures::note_load`](crate::check::figures::Figures::note_load).
+    pub(super) fn note_load(&self, percent: Option<u32>, fault: Option<Arc<str>>) -> bool {
+        let state = self.lock();
+        let listeners = state.listeners.values();
+        let begins = |begins, listener: &Listener| {
+            listener.check.figures.note_load(percent, fault.clone()) || begins
+        };
+        listeners.fold(false, begins)
+    }
+
     /// `None`: there is none yet.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         self.lock().verdict.clone()
@@ -102,18 +121,25 @@ impl Audience {
     pub(super) async fn say(&self, verdict: Verdict) {
         {
             let mut state = self.lock();
-            let State {
-                listeners, waiting, ..
-            } = &mut *state;
-            waiting.clear();
-            waiting.extend(listeners.keys());
             state.verdict = Some(verdict);
-            state.turn += 1;
+            state.verdicts += 1;
+            state.all_wait();
         }
         self.tell().await;
     }
 
-    /// Tells everybody who does not know the last verdict.
+    /// A new share of the weight, in percent.
+    pub(super) async fn say_load(&self, percent: u32) {
+        {
+            let mut state = self.lock();
+            state.load = Some(percent);
+            state.loads += 1;
+            state.all_wait();
+        }
+        self.tell().await;
+    }
+
+    /// Tells everybody what he does not know yet; the load before the verdict, so that a server comes up with its share.
     pub(super) async fn tell(&self) {
         while self.is_owing() {
             // If nobody listens any more, the daemon is stopping and so are we.
@@ -130,7 +156,7 @@ impl Audience {
 
     fn is_owing(&self) -> bool {
         let state = self.lock();
-        state.verdict.is_some() && !state.waiting.is_empty()
+        (state.verdict.is_some() || state.load.is_some()) && !state.waiting.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -140,18 +166,37 @@ impl Audience {
 }
 
 impl State {
+    fn all_wait(&mut self) {
+        self.waiting.clear();
+        self.waiting.extend(self.listeners.keys());
+    }
+
     fn next(&mut self) -> Option<Event> {
-        let verdict = self.verdict.clone()?;
-        while let Some(id) = self.waiting.pop() {
+        while let Some(id) = self.waiting.last().copied() {
             let Some(listener) = self.listeners.get_mut(&id) else {
+                self.waiting.pop();
                 continue;
             };
-            if listener.told != self.turn {
-                listener.told = self.turn;
-                return Some(Event::Checked {
-                    service: listener.check.service.clone(),
+            let service = || listener.check.service.clone();
+            if let Some(percent) = self.load
+                && listener.loads != self.loads
+            {
+                listener.loads = self.loads;
+                return Some(Event::Load {
+                    service: service(),
                     check: id,
-                    verdict,
+                    percent,
+                });
+            }
+            self.waiting.pop();
+            if let Some(verdict) = &self.verdict
+                && listener.verdicts != self.verdicts
+            {
+                listener.verdicts = self.verdicts;
+                return Some(Event::Checked {
+                    service: service(),
+                    check: id,
+                    verdict: verdict.clone(),
                 });
             }
         }

@@ -13,7 +13,11 @@ pub(super) type Outcome = Result<Passed, Failure>;
 
 /// The server did well.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Passed {}
+pub(super) struct Passed {
+    /// Of a monitor that looks at the load: the text that has it, as [`Load::read`](crate::check::Load::read) takes it.
+    /// `None`: the answer had no such part.
+    pub(super) load: Option<String>,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {

@@ -50,13 +50,13 @@ pub(super) async fn ask(
     let mut failed = Vec::new();
     for (outcome, url) in all.into_iter().zip(&probe.url) {
         match outcome {
-            Ok(Passed {}) => {}
+            Ok(Passed { .. }) => {}
             Err(unable @ Failure::Unable(_)) => return Err(unable),
             Err(failure) => failed.push(format!("{url}: {failure}")),
         }
     }
     if u32::try_from(failed.len()).is_ok_and(|failed| failed <= may_fail) {
-        return Ok(Passed {});
+        return Ok(Passed::default());
     }
     let (failed, first) = (failed.len(), failed.swap_remove(0));
     let all = probe.url.len();

@@ -12,7 +12,7 @@ use super::audience::Audience;
 use super::damping::Judge;
 use super::outcome::{Failure, Outcome, Passed, printable};
 use super::suspicion::Suspect;
-use crate::check::Check;
+use crate::check::{Check, Share};
 use crate::event::Verdict;
 
 /// Where a probe says how it went.
@@ -22,6 +22,8 @@ pub(super) struct Report {
     audience: Arc<Audience>,
     tools: Arc<Tools>,
     judge: Judge,
+    /// Of a monitor that looks at the load.
+    share: Share,
     suspect: Suspect,
     /// Whether it is known to pass, so that this need not be said each time.
     passes: bool,
@@ -40,6 +42,7 @@ impl Report {
             suspect: tools.suspicion.newcomer(),
             passes: false,
             judge: Judge::new(check.monitor.damping),
+            share: Share::default(),
             check,
             audience,
             tools,
@@ -68,8 +71,9 @@ impl Report {
 
     /// The result of a check; `took`: of a probe that makes single ones.
     pub(super) async fn take(&mut self, outcome: Outcome, took: Option<Duration>) {
+        self.take_load(&outcome).await;
         let why = match outcome {
-            Ok(Passed {}) => None,
+            Ok(Passed { load: _ }) => None,
             Err(Failure::Unable(reason)) => return self.unable(&reason).await,
             Err(
                 failure @ (Failure::Server(_) | Failure::NoAnswer(_) | Failure::TimedOut { .. }),
@@ -101,6 +105,37 @@ impl Report {
     /// Another check of this server has come up after it was down.
     pub(super) async fn up_again(&self) {
         self.up_again.notified().await;
+    }
+
+    /// What the answer says of the server's load, if that is looked at. Before the verdict, so that a server that
+    /// comes up does so with its share.
+    async fn take_load(&mut self, outcome: &Outcome) {
+        let Some(load) = &self.check.monitor.load else {
+            return;
+        };
+        let (number, fault) = match outcome {
+            Ok(passed) => match load.read(passed.load.as_deref()) {
+                Ok(number) => (Some(number), None),
+                Err(fault) => (None, Some(printable(fault.to_string()))),
+            },
+            // Why there is no answer is told as such.
+            Err(_) => (None, None),
+        };
+        let news = self.share.take(load, number);
+        let told = fault.as_deref().map(Arc::from);
+        if self.audience.note_load(self.share.percent(), told) {
+            let Check {
+                service,
+                host,
+                monitor,
+                ..
+            } = &*self.check;
+            let monitor = monitor.probe.kind();
+            info!(%service, %host, monitor, fault, "no load to be had; after a while the list's weight holds");
+        }
+        if let Some(percent) = news {
+            self.audience.say_load(percent).await;
+        }
     }
 
     /// `again`: it was down.
@@ -156,4 +191,169 @@ impl Drop for Report {
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::command::Commands;
+    use super::super::pulse::Pulse;
+    use super::super::suspicion::Suspicion;
+    use super::super::tls::Tls;
+    use super::super::trouble::Trouble;
+    use super::*;
+    use crate::check::{IdleConnection, Load, LoadFrom, LoadKind, Monitor, Probe};
+    use crate::event::{CheckId, Event};
+
+    /// A report of a monitor whose answers are shares, and what it tells the core.
+    fn report(load: Option<Load>) -> (Report, mpsc::Receiver<Event>) {
+        let probe = Probe::IdleConnection(IdleConnection {
+            timeout_clean_reconnect: Duration::from_secs(1),
+            max_delay: Duration::from_secs(1),
+            keepalive: None,
+        });
+        let second = Duration::from_secs(1);
+        let check = Check {
+            service: "web".parse().unwrap(),
+            key: crate::service::VirtualService {
+                protocol: crate::service::Protocol::Tcp,
+                address: "192.0.2.1".parse().unwrap(),
+                port: 80,
+            },
+            host: "10.0.0.1".parse().unwrap(),
+            target: "10.0.0.1:80".parse().unwrap(),
+            monitor: Arc::new(Monitor {
+                load,
+                ..Monitor::new(probe, second, second)
+            }),
+            figures: Arc::default(),
+        };
+        let tools = Tools {
+            tls: Tls::new(),
+            trouble: Trouble::default(),
+            pulse: Pulse::new(),
+            suspicion: Suspicion::default(),
+            vip: Arc::default(),
+            commands: Arc::new(Commands::new()),
+        };
+        let (events, told) = mpsc::channel(16);
+        let (check, tools) = (Arc::new(check), Arc::new(tools));
+        let audience = Arc::new(Audience::new(events));
+        audience.join(CheckId(7), check.clone());
+        let report = Report::new(check, audience, tools, Arc::default());
+        (report, told)
+    }
+
+    fn shares() -> Option<Load> {
+        Some(Load {
+            from: LoadFrom::Output,
+            what: LoadKind::Weight,
+            smoothing: 0,
+            step: 30,
+            least: 10,
+            most: 100,
+        })
+    }
+
+    fn passed(load: Option<&str>) -> Outcome {
+        let load = load.map(str::to_owned);
+        Ok(Passed { load })
+    }
+
+    /// What the core is told of an outcome.
+    async fn told(
+        report: &mut Report,
+        events: &mut mpsc::Receiver<Event>,
+        outcome: Outcome,
+    ) -> String {
+        report.take(outcome, None).await;
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            if let Event::Load {
+                check: CheckId(7),
+                percent,
+                ..
+            } = event
+            {
+                told.push(percent.to_string());
+            } else if let Event::Checked {
+                check: CheckId(7),
+                verdict,
+                ..
+            } = event
+            {
+                told.push(match verdict {
+                    Verdict::Up => "up".to_owned(),
+                    Verdict::Down(why) => why,
+                });
+            } else {
+                panic!("{event:?}");
+            }
+        }
+        told.join(" ")
+    }
+
+    #[tokio::test]
+    async fn a_load_is_told_before_its_verdict_and_when_it_changes() {
+        let (mut report, mut events) = report(shares());
+        for (text, expected) in [
+            (Some("70"), "70 up"),
+            (Some("70"), ""),
+            (Some("72"), ""),
+            // A weight is changed by sense alone.
+            (Some("no load average"), ""),
+            (None, ""),
+            (Some("50"), "50"),
+            (Some("-1"), ""),
+            (Some("NaN"), ""),
+            (Some(""), "80"),
+            (None, "100"),
+            (None, ""),
+            (Some("100"), ""),
+        ] {
+            let told = told(&mut report, &mut events, passed(text)).await;
+            assert_eq!(told, expected, "{text:?}");
+        }
+        let figures = report.check.figures.clone();
+        assert_eq!(
+            figures
+                .load_faults
+                .load(std::sync::atomic::Ordering::Relaxed),
+            7
+        );
+        assert_eq!(figures.load().fault, None);
+        told(&mut report, &mut events, passed(Some("much"))).await;
+        let load = figures.load();
+        let fault = "the load is no number from 0 on: \"much\"";
+        assert_eq!(
+            (load.percent, load.fault.as_deref()),
+            (Some(100), Some(fault))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_no_load_and_no_fault_of_it() {
+        let (mut report, mut events) = report(shares());
+        let failed = || Err(Failure::server("refused"));
+        assert_eq!(told(&mut report, &mut events, failed()).await, "refused");
+        assert_eq!(
+            told(&mut report, &mut events, passed(Some("40"))).await,
+            "40 up"
+        );
+        for expected in ["refused", "", "70", "100", ""] {
+            assert_eq!(told(&mut report, &mut events, failed()).await, expected);
+        }
+        assert_eq!(report.check.figures.load().fault, None);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_look_is_not_told() {
+        let (mut report, mut events) = report(None);
+        assert_eq!(
+            told(&mut report, &mut events, passed(Some("40"))).await,
+            "up"
+        );
+        assert_eq!(report.check.figures.load().percent, None);
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn guard(size: usize, guard: DepoolGuard, threshold: Threshold) -> us
     }
 }
 
-/// Sets `pooled` and `weight` of each member. `guard` is the line for those that are leaving, 0 if nobody is;
+/// Sets `pooled` and `base` of each member. `guard` is the line for those that are leaving, 0 if nobody is;
 /// `why`: what it is said to hold them for.
 pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: usize, why: Held) {
     let mut next: Vec<(&mut Member, Pooled)> = members
@@ -61,7 +61,7 @@ pub(super) fn decide(members: &mut BTreeMap<Host, Member>, floor: usize, guard: 
     });
     hold(&mut next, guard, why, serves, leaving);
     for (member, pooled) in next {
-        member.weight = member.weight_when(pooled);
+        member.base = member.weight_when(pooled);
         member.pooled = pooled;
     }
 }

@@ -26,6 +26,7 @@ impl Pool {
         self.take_freshness(listing, now);
         self.take_revision(listing);
         self.list_faults = share(listing.faults.clone(), Some(&self.list_faults));
+        let start = self.config.comeback.start;
         let note = |host: &Host| listing.notes.get(host).cloned().map(Arc::new);
         for (host, member) in &mut self.members {
             if !list.contains_key(host) {
@@ -38,7 +39,7 @@ impl Pool {
             let member = self.members.entry(host.clone()).or_insert_with(new);
             member.listed = Some(*listed);
             member.note = note(host);
-            member.unidentified = false;
+            member.identify(start);
             if let Some(address) = host.literal() {
                 member.answered = true;
                 if Family::of(address) == self.config.key.family() {

@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::flaps::Flaps;
+use super::ramp::Ramp;
 use crate::check::figures::Figures;
-use crate::check::{Check, Monitor};
+use crate::check::{Check, FlapHold, Monitor, Start};
 use crate::config;
 use crate::event::{CheckId, Verdict};
 use crate::service::{Host, Listed, Note, Weight};
-use crate::snapshot::{Health, Held, MonitorState, Pooled, Server};
+use crate::snapshot::{Health, Held, KeptDown, MonitorState, Pooled, Scaled, Server};
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -21,8 +23,16 @@ pub(super) struct Member {
     /// Stands for an address that the kernel had when we came, under that address as its name, until a
     /// listed server turns out to have it or all listed servers turn out to have others.
     pub(super) unidentified: bool,
-    /// What goes with `pooled`: see [`Member::weight_when`].
+    /// The list's weight that goes with `pooled`: see [`Member::weight_when`].
+    pub(super) base: Weight,
+    /// What the kernel shall have of that: see [`Member::weigh`].
     pub(super) weight: Weight,
+    /// Why that is not the same.
+    pub(super) scaled: Vec<Scaled>,
+    /// What the kernel, or monitors that are no more, left of `base` for its load: it goes on until the monitors
+    /// that look at the load have said something.
+    pub(super) known_weight: Option<Weight>,
+    pub(super) ramp: Option<Ramp>,
     pub(super) address: Option<IpAddr>,
     /// The resolver has said something of the name, good or bad.
     pub(super) answered: bool,
@@ -30,6 +40,7 @@ pub(super) struct Member {
     runs: Vec<Run>,
     /// What a monitor without a result counts as: a server that served when we came is taken as up.
     presumed_up: bool,
+    flaps: Flaps,
     last_up: Option<Instant>,
     pub(super) pooled: Pooled,
     /// Depooled or drained by its list while it got new connections: the depool guard may hold it.
@@ -44,6 +55,8 @@ struct Run {
     result: Option<Result<(), Arc<str>>>,
     up_transitions: u64,
     down_transitions: u64,
+    /// Of the server's weight, in percent, by its load; `None`: nothing is known, or it is not looked at.
+    share: Option<u32>,
     figures: Arc<Figures>,
 }
 
@@ -64,36 +77,50 @@ impl Member {
             listed,
             note: None,
             unidentified: false,
+            base: weight,
             weight,
+            scaled: Vec::new(),
+            known_weight: None,
+            ramp: None,
             address: None,
             answered: false,
             unresolved: None,
             runs: monitors.iter().cloned().map(Run::new).collect(),
             presumed_up: false,
+            flaps: Flaps::default(),
             last_up: None,
             pooled: Pooled::No,
             leaving: false,
         }
     }
 
-    /// What the kernel has pooled, though nobody knows yet whose address it is.
+    /// What the kernel has pooled, though nobody knows yet whose address it is. It serves until that is known,
+    /// whatever its service says of starts.
     pub(super) fn unidentified(
         address: IpAddr,
         weight: Weight,
         monitors: &[Arc<Monitor>],
     ) -> Member {
         let mut member = Member::new(None, weight, monitors);
-        member.set_address(address);
+        member.set_address(address, Start::Last);
         member.unidentified = true;
-        member.adopt(weight);
+        member.adopt(weight, Start::Last);
         member
     }
 
-    /// The kernel has it pooled: it serves, and is taken as up until its monitors say otherwise.
-    pub(super) fn adopt(&mut self, weight: Weight) {
-        self.presumed_up = true;
+    /// The kernel has it pooled: it serves, and may be taken as up for that until its monitors say otherwise.
+    pub(super) fn adopt(&mut self, weight: Weight, start: Start) {
+        self.presumed_up = start != Start::Down;
         self.pooled = Pooled::Yes;
-        self.weight = weight;
+        (self.base, self.weight) = (weight, weight);
+        self.known_weight = Some(weight);
+    }
+
+    /// What the kernel had under its address is this listed server.
+    pub(super) fn identify(&mut self, start: Start) {
+        if std::mem::take(&mut self.unidentified) {
+            self.presumed_up &= start != Start::Down;
+        }
     }
 
     pub(super) fn enabled(&self) -> bool {
@@ -118,7 +145,7 @@ impl Member {
         let guarded = matches!(pooled, Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp));
         match self.listed {
             Some(listed) if !guarded || listed.weight.get() > 0 => listed.weight,
-            Some(_) | None => self.weight,
+            Some(_) | None => self.base,
         }
     }
 
@@ -135,6 +162,32 @@ impl Member {
     }
 
     pub(super) fn health(&self) -> Health {
+        match self.flaps.until() {
+            Some(_) => Health::Down,
+            None => self.checks_say(),
+        }
+    }
+
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.flaps.until()
+    }
+
+    pub(super) fn kept_down(&self) -> Option<KeptDown> {
+        let until = self.flaps.until()?;
+        Some(KeptDown::FlapHold { until })
+    }
+
+    /// Ends a flap-hold whose time is over; `true` if there was one.
+    pub(super) fn end_hold(&mut self, now: Instant) -> bool {
+        self.flaps.expire(now)
+    }
+
+    /// Its flaps count from now on, or by another rule.
+    pub(super) fn forget_flaps(&mut self) {
+        self.flaps = Flaps::default();
+    }
+
+    fn checks_say(&self) -> Health {
         let (mut up, mut down, mut checked) = (0, 0, false);
         for run in self.runs.iter().filter(|run| run.counts()) {
             if run.is_up(self.presumed_up) {
@@ -169,7 +222,9 @@ impl Member {
     /// Greater: rather kept pooled than another. Those already pooled (no churn), then by how well they
     /// are, then the one seen up most recently.
     pub(super) fn keep_rank(&self) -> (bool, u8, Option<Instant>) {
-        let health = match self.health() {
+        // One that is only kept down does serve, but not as surely as one that is up.
+        let health = match self.checks_say() {
+            Health::Up if self.up() => 4,
             Health::Up => 3,
             Health::PartiallyUp => 2,
             Health::Unknown => 1,
@@ -178,24 +233,28 @@ impl Member {
         (
             self.pooled.in_ipvs(),
             health,
-            self.last_up.filter(|_| health < 3),
+            self.last_up.filter(|_| health < 4),
         )
     }
 
     /// The server has another address, or one at last: what was known of its health is of the old one.
-    pub(super) fn set_address(&mut self, address: IpAddr) {
+    pub(super) fn set_address(&mut self, address: IpAddr, start: Start) {
         self.address = Some(address);
-        self.presumed_up = false;
+        self.presumed_up = start == Start::Up;
+        self.forget_flaps();
+        self.known_weight = None;
         for run in &mut self.runs {
             run.check = None;
             run.result = None;
+            run.share = None;
             run.figures = Arc::default();
         }
     }
 
     /// Other monitors watch it from now on; those that stay the same keep their state and their check.
     pub(super) fn set_monitors(&mut self, monitors: &[Arc<Monitor>]) {
-        let was_up = self.up();
+        let was_up = self.checks_say() == Health::Up;
+        let laden = self.laden();
         let mut old = std::mem::take(&mut self.runs);
         for monitor in monitors {
             let kept = old.iter().position(|run| run.monitor == *monitor);
@@ -203,6 +262,9 @@ impl Member {
                 Some(i) => old.remove(i),
                 None => Run::new(monitor.clone()),
             });
+        }
+        if old.iter().any(|run| run.share.is_some()) {
+            self.known_weight = Some(laden);
         }
         self.presumed_up = was_up;
     }
@@ -243,8 +305,16 @@ impl Member {
     }
 
     /// A check's verdict; `false` if the check is not one of this server's.
-    pub(super) fn checked(&mut self, check: CheckId, verdict: &Verdict, now: Instant) -> bool {
+    pub(super) fn checked(
+        &mut self,
+        check: CheckId,
+        verdict: &Verdict,
+        flap_hold: Option<&FlapHold>,
+        now: Instant,
+    ) -> bool {
         let was_up = self.up();
+        // What it is taken for is no result: to be found down at first is no flap.
+        let passed = self.first_checked() && self.checks_say() == Health::Up;
         let ours = |run: &&mut Run| run.check.as_ref().is_some_and(|(id, _)| *id == check);
         let Some(run) = self.runs.iter_mut().find(ours) else {
             return false;
@@ -262,7 +332,33 @@ impl Member {
         if was_up || self.up() {
             self.last_up = Some(now);
         }
+        if let Some(rule) = flap_hold.filter(|_| passed && self.checks_say() != Health::Up) {
+            self.flaps.went_down(rule, now);
+        }
         true
+    }
+
+    /// What a check says of its load; `false` if the check is not one of this server's.
+    pub(super) fn loaded(&mut self, check: CheckId, percent: u32) -> bool {
+        let ours = |run: &&mut Run| run.check.as_ref().is_some_and(|(id, _)| *id == check);
+        let run = self.runs.iter_mut().find(ours);
+        run.map(|run| run.share = Some(percent)).is_some()
+    }
+
+    pub(super) fn monitors(&self) -> impl Iterator<Item = &Monitor> {
+        self.runs.iter().map(|run| &*run.monitor)
+    }
+
+    /// What is left of its weight by each monitor that is up and looks at the load, in percent.
+    pub(super) fn shares(&self) -> impl Iterator<Item = u32> {
+        let up = self.runs.iter().filter(|run| run.is_up(self.presumed_up));
+        up.filter_map(|run| run.share)
+    }
+
+    /// Whether all monitors that look at its load have said something.
+    pub(super) fn all_shares_known(&self) -> bool {
+        let mut runs = self.runs.iter();
+        runs.all(|run| run.share.is_some() || run.monitor.load.is_none())
     }
 
     pub(super) fn view(&self) -> Server {
@@ -272,8 +368,10 @@ impl Member {
             address: self.address,
             unresolved: self.unresolved.clone(),
             health: self.health(),
+            kept_down: self.kept_down(),
             monitors: self.runs.iter().map(Run::view).collect(),
             pooled: self.pooled,
+            scaled: self.scaled.clone(),
         }
     }
 }
@@ -286,6 +384,7 @@ impl Run {
             result: None,
             up_transitions: 0,
             down_transitions: 0,
+            share: None,
             figures: Arc::default(),
         }
     }

@@ -132,8 +132,10 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         address: Some(ip("10.0.0.99")),
         unresolved: None,
         health,
+        kept_down: None,
         monitors,
         pooled,
+        scaled: Vec::new(),
     };
     (host, server)
 }

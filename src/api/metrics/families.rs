@@ -70,6 +70,33 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: EachService(held),
     },
     Family {
+        name: "server_kept_down",
+        help: "Servers that are down whatever their checks say, by what keeps them down; always 1.",
+        kind: Gauge,
+        samples: EachServer(|name, s, w| {
+            s.servers.iter().try_for_each(|(host, server)| {
+                let Some(why) = server.kept_down else {
+                    return Ok(());
+                };
+                let host = ("host", host.as_str());
+                w.gauge(&[of(name), host, ("reason", &why.to_string())], 1_i64)
+            })
+        }),
+    },
+    Family {
+        name: "server_weight_share",
+        help: "What of its list's weight a server has in IPVS, of 1, by what makes it less or more; absent if nothing does.",
+        kind: Gauge,
+        samples: EachServer(|name, s, w| {
+            s.servers.iter().try_for_each(|(host, server)| {
+                server.scaled.iter().try_for_each(|by| {
+                    let labels = [of(name), ("host", host.as_str()), ("by", &by.to_string())];
+                    w.gauge(&labels, f64::from(by.percent()) / 100.0)
+                })
+            })
+        }),
+    },
+    Family {
         name: "service_can_depool",
         help: "Whether one more server may be depooled for its health.",
         kind: Gauge,
@@ -206,6 +233,17 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "monitor_load_faults",
+        help: "Answers that passed and had no load in them, of monitors that look at it.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| match monitor.load_faults {
+                0 => Ok(()),
+                faults => w.counter(labels, faults),
+            })
+        }),
+    },
+    Family {
         name: "monitor_check_duration_seconds",
         help: "How long checks took; of monitors that make single ones.",
         kind: Histogram,
@@ -329,6 +367,7 @@ struct Monitors {
     down_transitions: u64,
     up_results: u64,
     down_results: u64,
+    load_faults: u64,
     /// By their length, as [`figures::Figures`] has them, and in microseconds together.
     durations: [u64; figures::BUCKETS.len() + 1],
     duration_sum: u64,
@@ -346,10 +385,12 @@ impl Monitors {
             down_results,
             durations,
             duration_sum,
+            load_faults,
             ..
         } = &*monitor.figures;
         self.up_results += up_results.load(Relaxed);
         self.down_results += down_results.load(Relaxed);
+        self.load_faults += load_faults.load(Relaxed);
         self.duration_sum += duration_sum.load(Relaxed);
         for (sum, count) in self.durations.iter_mut().zip(durations) {
             *sum += count.load(Relaxed);

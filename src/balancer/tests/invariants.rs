@@ -1,13 +1,18 @@
 //! What must be true after every step of every test, PyBal's invariants and ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Story, flat};
 use crate::config::DepoolGuard;
 use crate::event::Event;
 use crate::service::{Freshness, Host, Listing};
-use crate::snapshot::{Health, Held, Pooled, Server, Service, Snapshot};
+use crate::snapshot::{Health, Held, KeptDown, Pooled, Scaled, Server, Service, Snapshot};
+
+/// The longest slow start of any story.
+const SLOW_START: Duration = Duration::from_secs(30);
 
 /// Of one moment.
 pub(super) fn hold(story: &Story) {
@@ -15,6 +20,8 @@ pub(super) fn hold(story: &Story) {
     for (name, service) in &snapshot.services {
         pool(service);
         guard(service, story.largest[&service.key()]);
+        kept_down(service, story);
+        weights(service, story);
         assert_eq!(snapshot.config.services.get(name), Some(&service.config));
     }
     assert_eq!(snapshot.config.services.len(), snapshot.services.len());
@@ -115,6 +122,86 @@ fn pool(service: &Service) {
     }
 }
 
+/// Nobody is kept down without a rule, or for longer than that says.
+fn kept_down(service: &Service, story: &Story) {
+    for (host, server) in service.servers.iter() {
+        let Some(KeptDown::FlapHold { until }) = server.kept_down else {
+            continue;
+        };
+        let rule = service.config.comeback.flap_hold.expect("there is a rule");
+        assert_eq!(server.health, Health::Down, "{host}");
+        assert!(story.now < until, "{host} is kept down for too long");
+        assert!(until - story.now <= rule.longest, "{host}");
+    }
+}
+
+/// A weight is its list's, or scaled for a reason and within its bounds; nobody's else.
+fn weights(service: &Service, story: &Story) {
+    let servers = service.servers.iter();
+    let floor_holds = |server: &Server| server.pooled == Pooled::Held(Held::DepoolThreshold);
+    let dead = |server: &Server| server.pooled.in_ipvs() && server.health != Health::Up;
+    let short = service.servers.values().any(dead);
+    for (host, server) in servers.clone() {
+        for scaled in &server.scaled {
+            match scaled {
+                Scaled::SlowStart { percent } => {
+                    assert!(*percent < 100 && !short, "{host}: {service:?}");
+                    assert!(service.config.comeback.slow_start.is_some(), "{host}");
+                    let entered = story.entered[&(service.key(), host.clone())];
+                    assert!(story.now - entered < SLOW_START, "{host} is not through");
+                }
+                Scaled::Load { percent } => {
+                    assert_ne!(*percent, 100, "{host}");
+                    assert!(bound(service) > 0, "{host}: nobody looks at its load");
+                }
+            }
+        }
+        assert!(
+            server.scaled.is_empty() || server.health == Health::Up && !floor_holds(server),
+            "{host} is scaled though it is not up: {server:?}"
+        );
+    }
+    let Some(destinations) = &service.destinations else {
+        return;
+    };
+    for (address, weight) in &**destinations {
+        // Of two names of one address the larger weight counts.
+        let there = |(_, s): &(&Host, &Server)| s.address == Some(*address) && s.pooled.in_ipvs();
+        let bounds = servers
+            .clone()
+            .filter(there)
+            .map(|(_, s)| range(service, s));
+        let bounds = bounds.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
+        let (least, most) = bounds.expect("somebody has it");
+        let weight = u64::from(weight.get());
+        assert!(
+            (least..=most).contains(&weight),
+            "{address} has {weight}, not {least} to {most}: {service:?}"
+        );
+    }
+}
+
+/// What the weight of a server that the kernel shall have may be.
+fn range(service: &Service, server: &Server) -> (u64, u64) {
+    let listed = server.listed.map(|listed| u64::from(listed.weight.get()));
+    match (server.pooled, listed) {
+        // Drained, or on its way out and kept by the guard with what it had.
+        (Pooled::Yes | Pooled::Held(Held::DepoolThreshold), Some(0)) => (0, 0),
+        (_, None | Some(0)) => (1, u64::MAX),
+        (_, Some(listed)) if server.scaled.is_empty() => (listed, listed),
+        (_, Some(listed)) => (1, (listed * bound(service).max(100) / 100).max(1)),
+    }
+}
+
+/// The most percent of its weight that a server's load may give it; 0: nobody looks at it.
+fn bound(service: &Service) -> u64 {
+    let loads = service.config.monitors.iter();
+    let most = loads.filter_map(|monitor| monitor.load.as_ref());
+    most.map(|load| u64::from(load.most))
+        .reduce(|a, b| a * b / 100)
+        .unwrap_or(0)
+}
+
 /// Whether its list gives it new connections.
 fn asked(server: &Server) -> bool {
     server.enabled() && server.listed.is_some_and(|listed| listed.weight.get() > 0)
@@ -199,9 +286,19 @@ pub(super) fn hold_over(before: &Snapshot, event: &Event, story: &Story) {
             .find(|was| was.key() == service.key());
         revisions(was.map(|was| &**was), service, story);
     }
+    for event in &events {
+        if let Event::Load { service, .. } = event
+            && events.len() == 1
+            && let (Some(was), Some(is)) =
+                (before.services.get(service), after.services.get(service))
+        {
+            a_load_moves_nobody(was, is);
+        }
+    }
     // What an event did not touch is the very same value.
     let touched = events.iter().map(|event| {
         if let Event::Checked { service, .. }
+        | Event::Load { service, .. }
         | Event::List { service, .. }
         | Event::SourceFailed { service, .. } = event
         {
@@ -223,6 +320,32 @@ pub(super) fn hold_over(before: &Snapshot, event: &Event, story: &Story) {
             "{name} was touched by an event of {touched:?}"
         );
     }
+}
+
+/// Nor does it touch who is drained or held for want of others.
+fn a_load_moves_nobody(before: &Service, after: &Service) {
+    assert_eq!(before.condition, after.condition);
+    for (host, was) in before.servers.iter() {
+        let is = &after.servers[host];
+        assert_eq!((was.pooled, was.health), (is.pooled, is.health), "{host}");
+    }
+    let weights = |service: &Service| {
+        let drained = |server: &&Server| {
+            let floor = server.pooled == Pooled::Held(Held::DepoolThreshold);
+            floor || server.pooled.in_ipvs() && !asked(server) && !held_by_guard(server)
+        };
+        let addresses = service.servers.values().filter(drained);
+        let addresses: BTreeSet<_> = addresses.filter_map(|server| server.address).collect();
+        let shared = |address: &IpAddr| {
+            let of = |s: &&Server| s.address == Some(*address);
+            service.servers.values().filter(of).count() > 1
+        };
+        let destinations = service.destinations.clone().unwrap_or_default();
+        let own = addresses.into_iter().filter(|address| !shared(address));
+        own.map(|address| (address, destinations.get(&address).copied()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(weights(before), weights(after));
 }
 
 /// Below the line nobody goes whom only the list took out; health is the floor's matter.

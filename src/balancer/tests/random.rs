@@ -5,10 +5,11 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
+use crate::check::{FlapHold, Load, LoadFrom, LoadKind, Start};
 use crate::config::{Announce, Needs, WithdrawWhen};
 use crate::event::CheckId;
 use crate::service::{Family, Freshness, Note};
-use crate::snapshot::Refusal;
+use crate::snapshot::{Refusal, Scaled};
 
 /// An event before it is known what checks and services there are.
 #[derive(Clone, Debug)]
@@ -31,6 +32,17 @@ enum Step {
         service: u8,
         check: u64,
         up: bool,
+    },
+    /// The same check goes down and up so often.
+    Flaps {
+        service: u8,
+        check: u64,
+        times: u8,
+    },
+    Load {
+        service: u8,
+        check: u64,
+        percent: u32,
     },
     Found {
         service: u8,
@@ -103,6 +115,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (4..8u8).prop_map(|host| Step::Unresolved { host }),
         20 => (service.clone(), 0..30u64, any::<bool>())
             .prop_map(|(service, check, up)| Step::Checked { service, check, up }),
+        2 => (service.clone(), 0..30u64, 1..4u8)
+            .prop_map(|(service, check, times)| Step::Flaps { service, check, times }),
+        3 => (service.clone(), 0..30u64, 10..=200u32)
+            .prop_map(|(service, check, percent)| Step::Load { service, check, percent }),
         1 => (service.clone(), some()).prop_map(|(service, addresses)| Step::Found { service, addresses }),
         6 => service.clone().prop_map(|service| Step::Applied { service }),
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
@@ -126,7 +142,45 @@ fn address_number(i: u8) -> IpAddr {
     [10, 0, 0, i].into()
 }
 
-const VARIANTS: u8 = 20;
+const VARIANTS: u8 = 24;
+
+/// Those of them that have to do with servers that come and come back.
+const COMEBACKS: [u8; 4] = [20, 21, 22, 23];
+
+fn comeback(variant: u8) -> Comeback {
+    let seconds = Duration::from_secs;
+    let flap_hold = FlapHold {
+        transitions: 2,
+        within: seconds(30),
+        hold: seconds(8),
+        longest: seconds(20),
+    };
+    Comeback {
+        start: match variant {
+            21 => Start::Up,
+            22 => Start::Down,
+            _ => Start::Last,
+        },
+        flap_hold: (variant != 22).then_some(flap_hold),
+        slow_start: (variant != 21).then_some(seconds(30)),
+    }
+}
+
+/// Its answers tell the server's load.
+fn telling(max_delay: u64, most: u32) -> Arc<Monitor> {
+    let load = Load {
+        from: LoadFrom::Output,
+        what: LoadKind::Weight,
+        smoothing: 0,
+        step: 1000,
+        least: 10,
+        most,
+    };
+    Arc::new(Monitor {
+        load: Some(load),
+        ..Monitor::clone(&monitor(max_delay))
+    })
+}
 
 fn variant(variant: u8) -> Config {
     let mut text = service("s0", "192.0.2.1", 80);
@@ -146,6 +200,15 @@ fn variant(variant: u8) -> Config {
         10 => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
+        }
+        20..24 => {
+            text.comeback = comeback(variant);
+            other.comeback = comeback(variant);
+            text.monitors = match variant {
+                20 => vec![telling(1, 100)],
+                23 => vec![telling(1, 200), telling(2, 150)],
+                _ => vec![telling(1, 200), monitor(2)],
+            };
         }
         _ => {
             let announce = Arc::new(announce(variant));
@@ -266,14 +329,41 @@ impl Story {
                     fault: "NXDOMAIN".into(),
                 });
             }
+            Step::Flaps {
+                service,
+                check,
+                times,
+            } => {
+                for n in 0..times * 2 {
+                    self.step(&Step::Checked {
+                        service: *service,
+                        check: *check,
+                        up: n % 2 == 1,
+                    });
+                }
+            }
+            Step::Load {
+                service,
+                check,
+                percent,
+            } => {
+                let Some(view) = known(service) else { return };
+                let check = check_number(&view, *check);
+                let of = view.checks.get(&check).map(|check| &check.monitor);
+                // Its monitor keeps to its bounds, and one that does not look has nothing to tell.
+                let most = of.and_then(|monitor| monitor.load.as_ref());
+                let Some(most) = most.map(|load| load.most) else {
+                    return;
+                };
+                self.event(Event::Load {
+                    service: view.config.name.clone(),
+                    check,
+                    percent: (*percent).min(most),
+                });
+            }
             Step::Checked { service, check, up } => {
                 let Some(view) = known(service) else { return };
-                let check = view
-                    .checks
-                    .keys()
-                    .nth(*check as usize)
-                    .copied()
-                    .unwrap_or(CheckId(*check));
+                let check = check_number(&view, *check);
                 let verdict = if *up {
                     Verdict::Up
                 } else {
@@ -359,6 +449,11 @@ impl Story {
     }
 }
 
+fn check_number(view: &snapshot::Service, number: u64) -> CheckId {
+    let known = view.checks.keys().nth(number as usize);
+    known.copied().unwrap_or(CheckId(number))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 400,
@@ -386,14 +481,19 @@ proptest! {
 
     /// When all has come in that can, everything that is up is pooled and announced.
     #[test]
-    fn in_the_end_it_serves(steps in prop::collection::vec(step(), 1..60)) {
-        let mut story = Story::new(variant(0));
+    fn in_the_end_it_serves(first in prop_oneof![Just(0), prop::sample::select(&COMEBACKS[..])], steps in prop::collection::vec(step(), 1..60)) {
+        let mut story = Story::new(variant(first));
         for step in steps.iter().filter(|step| !matches!(step, Step::Stop | Step::Configured { .. })) {
             story.step(step);
         }
         story.serve();
+        // Whoever was kept down is let go, and then nobody is on the way any more.
+        story.pass(Duration::from_secs(60));
+        story.pass(Duration::from_secs(60));
         for service in story.snapshot.services.values() {
             prop_assert_eq!(service.destinations.as_ref().map(|d| d.len()), Some(4));
+            let slow = |by: &Scaled| matches!(by, Scaled::SlowStart { .. });
+            prop_assert!(!service.servers.values().any(|s| s.scaled.iter().any(slow)));
         }
         prop_assert!(story.snapshot.vips.values().all(|vip| vip.announce != Err(Refusal::NotApplied)));
         prop_assert!(story.snapshot.vips.values().all(|vip| vip.announce.is_ok()));
