@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -16,9 +16,85 @@ use super::outcome::{Deadline, Failure};
 use super::{Tools, vip};
 use crate::check::{Check, Path};
 
+/// The most that a check reads of one connection, TLS and all.
+const MOST_READ: usize = 1024 * 1024;
+
 /// Descriptors that checks leave to routers, server lists, names and the API: with more servers than descriptors
 /// the rest of the daemon must go on, and say so.
 const SPARED: u64 = 512;
+
+/// The way of a check to its server, of whatever protocol what follows is.
+pub(super) async fn open(
+    check: &Check,
+    tools: &Tools,
+    deadline: Deadline,
+) -> Result<Stream, Failure> {
+    Ok(Stream {
+        inner: way(check, tools, deadline).await?,
+        left: MOST_READ,
+    })
+}
+
+async fn way(check: &Check, tools: &Tools, deadline: Deadline) -> Result<Box<dyn Duplex>, Failure> {
+    if check.monitor.path == Path::Vip
+        && let Some(stream) = vip::connect(check, &tools.vip, deadline).await?
+    {
+        return Ok(Box::new(stream));
+    }
+    let no_delay = |socket: &TcpSocket| socket.set_nodelay(true);
+    Ok(Box::new(
+        connect(check.target, deadline.after, no_delay).await?,
+    ))
+}
+
+/// One check's connection. Reading ends in [`TooMuch`] after [`MOST_READ`] bytes, whatever the server sends.
+pub(super) struct Stream {
+    inner: Box<dyn Duplex>,
+    left: usize,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(io::Error::other(TooMuch)));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.left = self.left.saturating_sub(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// The server sent more than [`MOST_READ`].
+#[derive(Debug, thiserror::Error)]
+#[error("more than {} KiB", MOST_READ / 1024)]
+pub(super) struct TooMuch;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -32,69 +108,7 @@ pub(super) enum ConnectError {
     Unable(io::Error),
 }
 
-/// A connection to a server, on the way that its check asks for.
-pub(super) enum Stream {
-    Server(TcpStream),
-    Vip(Box<vip::Stream>),
-}
-
-/// Connects for one check.
-pub(super) async fn open(
-    check: &Check,
-    tools: &Tools,
-    deadline: Deadline,
-) -> Result<Stream, Failure> {
-    if check.monitor.path == Path::Vip
-        && let Some(stream) = vip::connect(check, &tools.vip, deadline).await?
-    {
-        return Ok(Stream::Vip(Box::new(stream)));
-    }
-    let no_delay = |socket: &TcpSocket| socket.set_nodelay(true);
-    let stream = connect(check.target, deadline.after, no_delay).await?;
-    Ok(Stream::Server(stream))
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Vip(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Vip(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Server(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Vip(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Server(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Vip(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-/// Connects within `limit`; `prepare` sets options before the first packet leaves.
+/// Connects by a socket of the kernel's within `limit`; `prepare` sets options before the first packet leaves.
 pub(super) async fn connect(
     target: SocketAddr,
     limit: Duration,

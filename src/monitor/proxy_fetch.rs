@@ -1,14 +1,12 @@
 //! `proxy-fetch`: a GET, on a connection of its own.
 //!
-//! Whatever the server sends, a check ends at its timeout and reads no more than [`MOST_READ`] bytes,
-//! of which hyper holds [`LARGEST_HEAD`] at once.
+//! Whatever the server sends, a check ends at its timeout and reads no more than a [`Stream`](super::connect::Stream)
+//! lets it, of which hyper holds [`LARGEST_HEAD`] at once.
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::pending;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -19,19 +17,17 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 use url::{Host, Position, Url};
 
 use super::Tools;
-use super::connect::{open, words};
+use super::connect::{TooMuch, open, words};
 use super::outcome::{Deadline, Failure, Outcome, Passed};
 use crate::check::{Check, ProxyFetch};
 
 /// The largest head of an answer.
 const LARGEST_HEAD: usize = 64 * 1024;
-/// The most that is read of one answer, TLS and all; what comes after it in a body doesn't matter.
-const MOST_READ: usize = 1024 * 1024;
 const AGENT: &str = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
 
 /// One GET of one URL, picked at random, or of each.
@@ -73,10 +69,7 @@ async fn fetch(
     deadline: Deadline,
 ) -> Outcome {
     let request = request(url)?;
-    let stream = Metered {
-        inner: open(check, tools, deadline).await?,
-        left: MOST_READ,
-    };
+    let stream = open(check, tools, deadline).await?;
     if url.scheme() != "https" {
         return exchange(stream, request, probe, deadline).await;
     }
@@ -152,7 +145,7 @@ async fn exchange(
     }
 }
 
-/// Reads the body to its end or to the limit, and throws it away.
+/// Reads the body to its end or to the limit, after which nothing in it matters, and throws it away.
 async fn read(mut body: Incoming, sized: bool) -> Result<(), Failure> {
     while let Some(frame) = body.frame().await {
         let Err(error) = frame else { continue };
@@ -210,51 +203,6 @@ fn list(statuses: &[u16]) -> String {
     texts.join(" or ")
 }
 
-/// The server sent more than [`MOST_READ`].
-#[derive(Debug, thiserror::Error)]
-#[error("more than {} KiB", MOST_READ / 1024)]
-struct TooMuch;
-
 fn is_too_much(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<TooMuch>())
-}
-
-/// A stream that ends in [`TooMuch`] when `left` bytes have been read.
-struct Metered<S> {
-    inner: S,
-    left: usize,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.left == 0 {
-            return Poll::Ready(Err(io::Error::other(TooMuch)));
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.left = self.left.saturating_sub(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

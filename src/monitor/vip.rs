@@ -36,7 +36,7 @@ use crate::check::Check;
 
 pub(super) use self::neighbours::Hop;
 pub(super) use self::packet::{Answer, Flow, Segment};
-pub(super) use self::stream::{Stream, connect};
+pub(super) use self::stream::connect;
 
 use self::line::Line;
 use self::neighbours::Neighbours;
