@@ -207,6 +207,7 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::atomic::Ordering::SeqCst;
     use std::time::{Duration, SystemTime};
 
     use crate::routing::session::{Session, SessionState};
@@ -297,6 +298,7 @@ mod tests {
                 let took = Some(Duration::from_millis(took));
                 let figures = &servers["b"].monitors[0].figures;
                 figures.note(SystemTime::UNIX_EPOCH, Err("no answer"), took);
+                figures.certificate_expires.store(1_800_000_000, SeqCst);
             }
         });
         let now = sample::now();
@@ -362,6 +364,7 @@ mod tests {
             r#"plimsoll_monitor_check_duration_seconds_bucket{le="0.0025",service="web",host="b",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_monitor_check_duration_seconds_bucket{le="1.0",service="web",host="b",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_monitor_check_duration_seconds_bucket{le="+Inf",service="web",host="b",monitor="proxy-fetch"} 2"#,
+            r#"plimsoll_monitor_certificate_expiry_timestamp_seconds{service="web",host="b",monitor="proxy-fetch"} 1800000000"#,
             "plimsoll_bgp_enabled 1",
             r#"plimsoll_bgp_session_established{local_asn="64600",peer="10.0.0.1"} 0"#,
             r#"plimsoll_bgp_session_established{local_asn="64600",peer="2001:db8::1"} 1"#,
@@ -378,6 +381,7 @@ mod tests {
         // What is not counted, or not from disk, has no sample.
         assert!(!text.contains(r#"plimsoll_service_list_revision{service="old""#));
         assert!(!text.contains(r#"plimsoll_service_list_saved_age_seconds{service="web""#));
+        assert!(!text.contains(r#"expiry_timestamp_seconds{service="web",host="a""#));
         // No result yet, no status.
         assert!(!text.contains(r#"plimsoll_monitor_status{service="web",host="d""#));
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, SystemTime};
 
 /// The upper bounds of the histogram's buckets; the last one has none.
@@ -32,6 +32,8 @@ pub struct Figures {
     pub durations: [AtomicU64; BUCKETS.len() + 1],
     /// All together, in microseconds.
     pub duration_sum: AtomicU64,
+    /// When the certificate expires that the server showed last, in seconds since 1970; 0: it showed none.
+    pub certificate_expires: AtomicI64,
     last: Mutex<Option<Last>>,
     /// Answers without a load in them, of a monitor that wants one.
     pub load_faults: AtomicU64,

@@ -254,6 +254,19 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "monitor_certificate_expiry_timestamp_seconds",
+        help: "When the server's certificate expires; absent until it has shown one.",
+        kind: Gauge,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                match monitor.certificate_expires {
+                    Some(time) => w.gauge(labels, time),
+                    None => Ok(()),
+                }
+            })
+        }),
+    },
+    Family {
         name: "bgp_enabled",
         help: "Whether BGP is configured.",
         kind: Gauge,
@@ -371,6 +384,8 @@ struct Monitors {
     /// By their length, as [`figures::Figures`] has them, and in microseconds together.
     durations: [u64; figures::BUCKETS.len() + 1],
     duration_sum: u64,
+    /// The first that does.
+    certificate_expires: Option<i64>,
 }
 
 impl Monitors {
@@ -386,12 +401,16 @@ impl Monitors {
             durations,
             duration_sum,
             load_faults,
+            certificate_expires,
             ..
         } = &*monitor.figures;
         self.up_results += up_results.load(Relaxed);
         self.down_results += down_results.load(Relaxed);
         self.load_faults += load_faults.load(Relaxed);
         self.duration_sum += duration_sum.load(Relaxed);
+        let expires = Some(certificate_expires.load(Relaxed)).filter(|time| *time != 0);
+        let times = [self.certificate_expires, expires];
+        self.certificate_expires = times.into_iter().flatten().min();
         for (sum, count) in self.durations.iter_mut().zip(durations) {
             *sum += count.load(Relaxed);
         }
