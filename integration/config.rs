@@ -7,6 +7,8 @@ mod bgp;
 mod checks;
 #[path = "config/comeback.rs"]
 mod comeback;
+#[path = "config/connection.rs"]
+mod connection;
 #[path = "config/etcd.rs"]
 mod etcd;
 #[path = "config/vip.rs"]
@@ -385,12 +387,12 @@ type = "proxy-fetch""#,
         (
             r#"[[service.web.monitor]]
 type = "ProxyFetch""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch, run-command, dns-query, udp, ping, vip-reachability"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "ProxyFetch"; did you mean "proxy-fetch"? Allowed are idle-connection, proxy-fetch, tcp, tls, http, grpc, run-command, dns-query, udp, ping, vip-reachability"#,
         ),
         (
             r#"[[service.web.monitor]]
 type = "dns""#,
-            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch, run-command, dns-query, udp, ping, vip-reachability"#,
+            r#"8: service.web.monitor[0].type: unknown monitor type "dns"; allowed are idle-connection, proxy-fetch, tcp, tls, http, grpc, run-command, dns-query, udp, ping, vip-reachability"#,
         ),
         (
             r#"protocol = "udp"
@@ -884,7 +886,7 @@ fn defaults() {
     };
     let fetch = ProxyFetch {
         url: vec!["http://x/".parse().unwrap()],
-        status: vec![200],
+        status: [200].as_slice().into(),
         check_all: None,
         verify_certificate: false,
     };

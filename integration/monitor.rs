@@ -2,15 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "monitor/authority.rs"]
+mod authority;
 #[path = "monitor/damping.rs"]
 mod damping;
 #[path = "monitor/dns_query.rs"]
 mod dns_query;
 mod edge;
+#[path = "monitor/grpc.rs"]
+mod grpc;
+#[path = "monitor/http.rs"]
+mod http;
 #[path = "monitor/idle_connection.rs"]
 mod idle_connection;
 #[path = "monitor/lab.rs"]
 mod lab;
+#[path = "monitor/misbehaving.rs"]
+mod misbehaving;
 #[path = "netns.rs"]
 #[expect(dead_code, reason = "the tests of BGP use the rest of it")]
 #[expect(clippy::disallowed_methods, reason = "the tests live in real time")]
@@ -25,6 +33,10 @@ mod run_command;
 mod server;
 #[path = "monitor/shared.rs"]
 mod shared;
+#[path = "monitor/tcp.rs"]
+mod tcp;
+#[path = "monitor/tls.rs"]
+mod tls;
 #[path = "monitor/udp.rs"]
 mod udp;
 #[path = "monitor/vip.rs"]
@@ -77,7 +89,7 @@ fn fetch(url: &str) -> Monitor {
 fn fetch_of(url: &str, status: &[u16]) -> Monitor {
     let probe = ProxyFetch {
         url: url.split(' ').map(|url| url.parse().unwrap()).collect(),
-        status: status.to_vec(),
+        status: status.into(),
         check_all: None,
         verify_certificate: false,
     };
@@ -99,6 +111,16 @@ fn once(monitor: Monitor) -> Monitor {
         timeout: Duration::from_millis(500),
         ..monitor
     }
+}
+
+/// Asked once, with time for a busy machine.
+fn asked(probe: Probe) -> Monitor {
+    Monitor::new(probe, Duration::from_secs(3600), PATIENCE)
+}
+
+/// What one check says.
+async fn said(target: SocketAddr, monitor: Monitor) -> Verdict {
+    verdict(&mut watch(target, monitor)).await
 }
 
 fn check(target: SocketAddr, monitor: Monitor) -> Arc<Check> {

@@ -4,9 +4,11 @@
 
 mod argument;
 mod comeback;
+pub mod expect;
 pub mod figures;
 mod load;
 mod probe;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,15 +20,15 @@ pub use self::argument::{Argument, BadArgument};
 pub use self::comeback::{Comeback, FlapHold, Start};
 pub use self::load::{Load, LoadFault, LoadFrom, LoadKind, Share, Thousandths};
 pub use self::probe::{
-    DnsQuery, DnsTransport, DnsType, IdleConnection, Keepalive, Probe, ProxyFetch, RunCommand, Udp,
-    User,
+    DnsQuery, DnsTransport, DnsType, Grpc, Http, HttpVersion, IdleConnection, Keepalive, Probe,
+    ProxyFetch, ProxyProtocol, RunCommand, Tcp, Tls, Udp, User,
 };
 
 use self::figures::Figures;
 use crate::service::{Host, ServiceName, VirtualService};
 
 /// `[[service.NAME.monitor]]`
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Monitor {
     pub probe: Probe,
     /// From one check's start to the next one's. Of `idle-connection` and `udp`, how late its
@@ -78,7 +80,7 @@ impl Monitor {
 }
 
 /// The way that a check's packets take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Path {
     /// To the server's own address.
@@ -126,7 +128,7 @@ impl PartialEq for Check {
 }
 
 /// What it takes for results to become a verdict. The first result after a start is one at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Damping {
     /// So many good results in a row, so many bad ones; PyBal's: one of each.
     InARow { rise: u32, fall: u32 },

@@ -29,12 +29,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 use tracing::error;
 
-use crate::check::{Check, Probe};
+use crate::check::{Check, Monitor, Probe};
 use crate::event::{CheckId, Event};
 use crate::service::ServiceName;
 use crate::snapshot::{Service, Snapshot};
 
-use audience::{Audience, Question};
+use audience::{Asked, Audience};
 use command::Commands;
 use pulse::Pulse;
 use report::Report;
@@ -49,15 +49,21 @@ mod connect;
 mod damping;
 mod datagram;
 mod dns_query;
+mod exchange;
+mod grpc;
+mod handshake;
+mod http;
 mod idle_connection;
 mod outcome;
 mod periodic;
 mod ping;
 mod proxy_fetch;
+mod proxy_protocol;
 mod pulse;
 mod report;
 mod run_command;
 mod suspicion;
+mod tcp;
 mod tls;
 mod trouble;
 mod udp;
@@ -121,7 +127,7 @@ pub async fn run(
 struct Checks {
     /// The services that `probes` were made for.
     followed: OrdMap<ServiceName, Arc<Service>>,
-    probes: BTreeMap<Question, Running>,
+    probes: BTreeMap<Asked, Vec<Running>>,
     /// Owns every probe: dropping it stops them and closes their sockets.
     tasks: JoinSet<()>,
     threads: Cycle<std::vec::IntoIter<Handle>>,
@@ -132,6 +138,7 @@ struct Checks {
 }
 
 struct Running {
+    monitor: Arc<Monitor>,
     audience: Arc<Audience>,
     task: AbortHandle,
 }
@@ -198,39 +205,44 @@ impl Checks {
         let gap = gap(&new);
         let mut delay = Duration::ZERO;
         for (id, check) in new {
-            match self.probes.entry(Question::of(&check)) {
-                Entry::Occupied(probe) => {
-                    let audience = probe.get().audience.clone();
-                    audience.join(id, check);
-                    audience.tell().await;
-                }
-                Entry::Vacant(place) => {
-                    let audience = Arc::new(Audience::new(self.events.clone()));
-                    audience.join(id, check.clone());
-                    let up_again = up_again(&mut self.up_again, check.target.ip());
-                    let report = Report::new(
-                        check.clone(),
-                        audience.clone(),
-                        self.tools.clone(),
-                        up_again,
-                    );
-                    let probe = keep_asking(check, delay, self.tools.clone(), report);
-                    let thread = self.threads.next().unwrap_or_else(Handle::current);
-                    let task = self.tasks.spawn_on(probe, &thread);
-                    place.insert(Running { audience, task });
-                    delay += gap;
-                }
+            let probes = self.probes.entry(Asked::of(&check)).or_default();
+            if let Some(same) = probes.iter().find(|probe| probe.monitor == check.monitor) {
+                same.audience.join(id, check);
+                same.audience.tell().await;
+                continue;
             }
+            let audience = Arc::new(Audience::new(self.events.clone()));
+            audience.join(id, check.clone());
+            let up_again = up_again(&mut self.up_again, check.target.ip());
+            let (tools, monitor) = (self.tools.clone(), check.monitor.clone());
+            let report = Report::new(check.clone(), audience.clone(), tools.clone(), up_again);
+            let thread = self.threads.next().unwrap_or_else(Handle::current);
+            let probe = keep_asking(check, delay, tools, report);
+            let task = self.tasks.spawn_on(probe, &thread);
+            probes.push(Running {
+                monitor,
+                audience,
+                task,
+            });
+            delay += gap;
         }
         self.up_again.retain(|_, notify| notify.strong_count() > 0);
     }
 
     fn stop(&mut self, gone: Vec<(CheckId, Arc<Check>)>) {
         for (id, check) in gone {
-            if let Entry::Occupied(probe) = self.probes.entry(Question::of(&check))
-                && !probe.get().audience.leave(id)
-            {
-                probe.remove().task.abort();
+            let Entry::Occupied(mut probes) = self.probes.entry(Asked::of(&check)) else {
+                continue;
+            };
+            probes.get_mut().retain(|probe| {
+                let stays = probe.monitor != check.monitor || probe.audience.leave(id);
+                if !stays {
+                    probe.task.abort();
+                }
+                stays
+            });
+            if probes.get().is_empty() {
+                probes.remove();
             }
         }
     }
@@ -266,6 +278,10 @@ async fn keep_asking(check: Arc<Check>, delay: Duration, tools: Arc<Tools>, mut 
                 }
                 Probe::Udp(probe) => udp::run(&check, probe, &mut report).await,
                 Probe::ProxyFetch(_)
+                | Probe::Tcp(_)
+                | Probe::Tls(_)
+                | Probe::Http(_)
+                | Probe::Grpc(_)
                 | Probe::RunCommand(_)
                 | Probe::DnsQuery(_)
                 | Probe::Ping

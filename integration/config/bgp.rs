@@ -1222,6 +1222,16 @@ fn the_whole_example_is_good() {
         fs::write(&path, name).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    let made = rcgen::generate_simple_self_signed(vec!["a.example.org".into()]).unwrap();
+    for (name, text) in [
+        ("ca.pem", made.cert.pem()),
+        ("check.pem", made.cert.pem()),
+        ("check.key", made.signing_key.serialize_pem()),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let shown = |line: &str| {
         let rest = line.strip_prefix('#').unwrap_or_default();
         let key = rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
@@ -1230,7 +1240,8 @@ fn the_whole_example_is_good() {
     let text: Vec<_> = example().lines().map(shown).collect();
     let text = text.join("\n");
     let here = directory.path().to_str().unwrap();
-    let bgp = bgp_of(&text.replace("/etc/plimsoll/bgp", here));
+    let there = text.replace("/etc/plimsoll/bgp", here);
+    let bgp = bgp_of(&there.replace("/etc/plimsoll/tls", here));
     let kinds = bgp.peers.values().map(|peer| match &peer.authentication {
         None => "none",
         Some(Authentication::Md5(_)) => "md5",

@@ -77,14 +77,17 @@ async fn in_doubt_the_fast_interval_counts() {
     let figures = check.figures.clone();
     let mut edge = start();
     list(&edge, [(1, check)]);
-    assert_eq!(verdict(&mut edge).await, down("status 503, expected 200"));
+    assert_eq!(
+        verdict(&mut edge).await,
+        down("503 Service Unavailable, expected 200")
+    );
     // Bad as before: there is no doubt. So nothing comes soon.
     edge.silent(Duration::from_millis(300)).await;
     assert_eq!(server.accepted(), 1);
     let Some(Last { result, took, .. }) = figures.last() else {
         panic!("nothing is known")
     };
-    assert_eq!(result, Err("status 503, expected 200".into()));
+    assert_eq!(result, Err("503 Service Unavailable, expected 200".into()));
     assert!(took.is_some_and(|took| took < PATIENCE));
 
     let server = scripted("+-").await;
@@ -113,7 +116,10 @@ async fn a_row_in_doubt_is_made_fast() {
     let mut edge = watch(server.address, monitor);
     assert_eq!(verdict(&mut edge).await, Verdict::Up);
     let before = Instant::now();
-    assert_eq!(verdict(&mut edge).await, down("status 503, expected 200"));
+    assert_eq!(
+        verdict(&mut edge).await,
+        down("503 Service Unavailable, expected 200")
+    );
     assert_eq!(server.accepted(), 21);
     // By the interval alone it would have taken twenty seconds.
     assert!(before.elapsed() < Duration::from_secs(10));
@@ -138,7 +144,7 @@ async fn all_urls_and_some_may_fail() {
     };
     let urls = "http://x/good/1 http://x/bad http://x/good/2";
     assert_eq!(verdict(&mut all(urls, 1)).await, Verdict::Up);
-    let reason = "1 of 3 failed, http://x/bad: status 503, expected 200";
+    let reason = "1 of 3 failed, http://x/bad: 503 Service Unavailable, expected 200";
     assert_eq!(verdict(&mut all(urls, 0)).await, down(reason));
     let before = server.accepted();
     assert_eq!(verdict(&mut all("http://x/good/1", 0)).await, Verdict::Up);
@@ -253,5 +259,8 @@ async fn after_a_standstill_failures_are_doubted_once() {
     server.until_accepted(6).await;
     assert!(edge.events.try_recv().is_err(), "it was believed");
     dead.store(true, SeqCst);
-    assert_eq!(verdict(&mut edge).await, down("status 503, expected 200"));
+    assert_eq!(
+        verdict(&mut edge).await,
+        down("503 Service Unavailable, expected 200")
+    );
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 /// `[service.NAME.monitor.load]`: how an answer becomes a share of the weight. All in percent.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// Where the answer has it.
     pub from: LoadFrom,
@@ -18,7 +18,7 @@ pub struct Load {
     pub most: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoadFrom {
     /// `run-command`: the first line of standard output.
@@ -30,7 +30,7 @@ pub enum LoadFrom {
 }
 
 /// What the number is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoadKind {
     /// The share itself.

@@ -292,6 +292,8 @@ mod tests {
         (".service.*.server", server::KEYS),
         (".service.*.monitor", monitor::KEYS),
         (".service.*.monitor", monitor::PERIODIC_KEYS),
+        (".service.*.monitor", monitor::load::KEY),
+        (".service.*.monitor.load", monitor::load::KEYS),
     ];
 
     fn sections() -> impl Iterator<Item = (&'static str, &'static [Key])> {

@@ -1,11 +1,16 @@
 //! Reads `[[service.NAME.monitor]]`: what all kinds of monitors have, then each kind's own keys.
 
+mod answer;
 mod dns_query;
+mod grpc;
+mod http;
 mod idle_connection;
-mod load;
+pub(super) mod load;
 mod ping;
 mod proxy_fetch;
 mod run_command;
+mod tcp;
+mod tls;
 mod udp;
 mod vip_reachability;
 
@@ -60,6 +65,26 @@ pub(super) const KINDS: &[Kind] = &[
         name: "proxy-fetch",
         keys: proxy_fetch::KEYS,
         read: Read::Periodic(proxy_fetch::read, 10, 5),
+    },
+    Kind {
+        name: "tcp",
+        keys: tcp::KEYS,
+        read: Read::Periodic(tcp::read, 10, 5),
+    },
+    Kind {
+        name: "tls",
+        keys: tls::KEYS,
+        read: Read::Periodic(tls::read, 10, 5),
+    },
+    Kind {
+        name: "http",
+        keys: http::KEYS,
+        read: Read::Periodic(http::read, 10, 5),
+    },
+    Kind {
+        name: "grpc",
+        keys: grpc::KEYS,
+        read: Read::Periodic(grpc::read, 10, 5),
     },
     Kind {
         name: "run-command",

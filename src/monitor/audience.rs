@@ -9,31 +9,29 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::check::{Check, Monitor};
+use crate::check::Check;
 use crate::event::{CheckId, Event, Verdict};
 use crate::service::{Host, ServiceName, VirtualService};
 
-/// What a probe asks of whom: checks that are equal in this are answered by one.
+/// Who is asked: checks that are equal in this, and in their monitors, are answered by one probe.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Question {
+pub(super) struct Asked {
     target: SocketAddr,
     host: Host,
     /// Of commands that are told.
     service: Option<ServiceName>,
     /// Of checks that ask at the VIP.
     vip: Option<VirtualService>,
-    monitor: Arc<Monitor>,
 }
 
-impl Question {
-    pub(super) fn of(check: &Check) -> Question {
+impl Asked {
+    pub(super) fn of(check: &Check) -> Asked {
         let is_told = check.monitor.probe.names_service();
-        Question {
+        Asked {
             target: check.target,
             host: check.host.clone(),
             service: is_told.then(|| check.service.clone()),
             vip: check.monitor.asks_at_vip().then_some(check.key),
-            monitor: check.monitor.clone(),
         }
     }
 }

@@ -13,11 +13,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::outcome::{Deadline, Failure};
-use super::{Tools, vip};
+use super::{Tools, tls, vip};
 use crate::check::{Check, Path};
 
 /// The most that a check reads of one connection, TLS and all.
-const MOST_READ: usize = 1024 * 1024;
+const MOST_READ: usize = 1280 * 1024;
 
 /// Descriptors that checks leave to routers, server lists, names and the API: with more servers than descriptors
 /// the rest of the daemon must go on, and say so.
@@ -94,7 +94,7 @@ impl AsyncWrite for Stream {
 /// The server sent more than [`MOST_READ`].
 #[derive(Debug, thiserror::Error)]
 #[error("more than {} KiB", MOST_READ / 1024)]
-pub(super) struct TooMuch;
+struct TooMuch;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -174,9 +174,21 @@ pub(super) fn words(error: &io::Error) -> String {
             let number = format!(" (os error {code})");
             text.strip_suffix(&number).unwrap_or(&text).to_lowercase()
         }
-        None if error.kind() == io::ErrorKind::ConnectionRefused => "connection refused".into(),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => "closed by server".into(),
-        None => error.to_string(),
+        None => tls::words::of(error).unwrap_or_else(|| words_of(error)),
+    }
+}
+
+/// Of an error that has no number, or has lost it on its way through a library.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "another crate's, and it grows: what has no words of ours has its own"
+)]
+fn words_of(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionReset => "connection reset by server".into(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => "closed by server".into(),
+        _ => error.to_string(),
     }
 }
 

@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::outcome::{Deadline, Outcome};
 use super::report::Report;
-use super::{Tools, dns_query, ping, proxy_fetch, run_command, vip_reachability};
+use super::{
+    Tools, dns_query, grpc, handshake, http, ping, proxy_fetch, run_command, tcp, vip_reachability,
+};
 use crate::check::{Check, Probe};
 
 /// A check that ends so long after its time was up says that this task was not run when it was due.
@@ -46,6 +48,10 @@ async fn ask(check: &Check, tools: &Tools, began: &mut Instant) -> Outcome {
     let deadline = Deadline::of(check.monitor.timeout);
     match &check.monitor.probe {
         Probe::ProxyFetch(probe) => Box::pin(proxy_fetch::ask(check, probe, tools, deadline)).await,
+        Probe::Tcp(probe) => Box::pin(tcp::ask(check, probe, tools, deadline)).await,
+        Probe::Tls(probe) => Box::pin(handshake::ask(check, probe, tools, deadline)).await,
+        Probe::Http(probe) => Box::pin(http::ask(check, probe, tools, deadline)).await,
+        Probe::Grpc(probe) => Box::pin(grpc::ask(check, probe, tools, deadline)).await,
         Probe::VipReachability => {
             Box::pin(vip_reachability::ask(check, &tools.vip, deadline)).await
         }

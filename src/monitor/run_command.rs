@@ -89,7 +89,8 @@ pub(super) async fn ask(
 /// `exit status 2: last line`, say.
 fn judge(status: ExitStatus, stdout: &Kept, stderr: &Kept) -> Outcome {
     if status.success() {
-        return Ok(Passed::default());
+        let load = stdout.first_line();
+        return Ok(Passed { load });
     }
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
@@ -160,6 +161,14 @@ impl Kept {
             bytes => format!("{head}\n[{bytes} bytes left out]\n{tail}"),
         };
         text.trim_end().to_owned()
+    }
+
+    fn first_line(&self) -> Option<String> {
+        let text = match self.left_out {
+            0 => self.whole(),
+            _ => self.parts().0,
+        };
+        text.lines().next().map(str::to_owned)
     }
 
     /// That has something in it.

@@ -4,7 +4,7 @@ use crate::check::{Load, LoadFrom, LoadKind, Thousandths};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 
-const KEYS: &[Key] = &[
+pub(in crate::config) const KEYS: &[Key] = &[
     key("header"),
     key("json"),
     key("idle"),
@@ -16,7 +16,7 @@ const KEYS: &[Key] = &[
 ];
 
 /// Of the monitors whose answers may have one.
-pub(super) const KEY: &[Key] = &[key("load")];
+pub(in crate::config) const KEY: &[Key] = &[key("load")];
 
 /// Where a type of monitor has something to read it from.
 #[derive(Clone, Copy)]

@@ -1,11 +1,9 @@
 //! `type = "proxy-fetch"`
 
-use url::Url;
-
+use super::answer::{statuses, url};
 use super::some;
 use crate::check::{Probe, ProxyFetch};
 use crate::config::reader::{Key, Node, Table, key, was};
-use crate::config::spelling::quoted;
 
 pub(in crate::config) const KEYS: &[Key] = &[
     key("url"),
@@ -29,9 +27,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Probe> {
             )
         },
     );
-    let status = table.or("status", vec![200], |node| {
-        some(node, "status", "[200], say", status)
-    });
+    let status = statuses(table);
     let check_all = check_all(table, url.as_ref().map(Vec::len));
     let verify_certificate = table.or("verify-certificate", false, Node::boolean);
     Some(Probe::ProxyFetch(ProxyFetch {
@@ -64,40 +60,4 @@ fn check_all(table: &Table<'_>, urls: Option<usize>) -> Option<Option<u32>> {
     });
     let failures = failures?;
     Some(all?.then_some(failures))
-}
-
-fn url(node: &Node<'_>) -> Option<Url> {
-    const EXAMPLE: &str = "http://www.example.com/healthz";
-    let text = node.string("a URL", EXAMPLE)?;
-    let found = quoted(text);
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => {
-            node.mistake(format_args!(
-                "{found} is not a URL ({error}); write one like {EXAMPLE:?}"
-            ));
-            return None;
-        }
-    };
-    if !matches!(url.scheme(), "http" | "https") {
-        node.mistake(format_args!(
-            "{found} is not http or https; write a URL like {EXAMPLE:?}"
-        ));
-    } else if url.host().is_none() {
-        node.mistake(format_args!(
-            "{found} names no host; write a URL like {EXAMPLE:?}"
-        ));
-    } else if !url.username().is_empty() || url.password().is_some() {
-        node.mistake(
-            "user and password in a URL are not supported by this version; write it without",
-        );
-    } else {
-        return Some(url);
-    }
-    None
-}
-
-fn status(node: &Node<'_>) -> Option<u16> {
-    node.integer(100, 599)
-        .and_then(|status| u16::try_from(status).ok())
 }
