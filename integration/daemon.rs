@@ -39,5 +39,7 @@ mod reload;
 mod router;
 #[path = "daemon/server.rs"]
 mod server;
+#[path = "daemon/standstill.rs"]
+mod standstill;
 #[path = "daemon/stop.rs"]
 mod stop;
