@@ -121,10 +121,10 @@ fn plimsoll(namespace: &Namespace, folder: &Path, servers: usize) -> Command {
     for (n, vip, hosts) in services(servers) {
         let _ = write!(
             text,
-            "[service.s{n}]\naddress = \"{vip}\"\nport = {PORT}\nprotocol = \"tcp\"\nscheduler = \"wrr\"\n\
+            "[service.s{n}]\naddress = \"{vip}\"\nport = {PORT}\nvip-reachability = false\nprotocol = \"tcp\"\nscheduler = \"wrr\"\n\
              [[service.s{n}.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.org/\"\n\
              interval = \"1s\"\ntimeout = \"5s\"\n\
-             [[service.s{n}.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.org/2\"\ninterval = \"1s\"\ntimeout = \"5s\"\n"
+             [[service.s{n}.monitor]]\ntype = \"tcp\"\ninterval = \"1s\"\ntimeout = \"5s\"\n"
         );
         for host in hosts {
             let _ = write!(text, "[[service.s{n}.server]]\nhost = \"{host}\"\n");
