@@ -74,6 +74,7 @@ fn empty() -> Snapshot {
                 manage_addresses: false,
             },
             monitor: Default::default(),
+            metrics: Default::default(),
             api: Api {
                 listen: Vec::new(),
                 control: None,

@@ -41,6 +41,7 @@ pub struct Config {
     pub daemon: Daemon,
     pub api: Api,
     pub monitor: Checks,
+    pub metrics: Metrics,
     /// `None`: no `[bgp]` section, nothing is announced.
     pub bgp: Option<Bgp>,
     /// `None`: no `[etcd]` section, no list comes from there and no state goes there.
@@ -81,6 +82,13 @@ impl Default for Checks {
             commands_at_once: 64,
         }
     }
+}
+
+/// `[metrics]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Metrics {
+    /// What PyBal has, too, has PyBal's names.
+    pub pybal_names: bool,
 }
 
 /// `[bgp]`

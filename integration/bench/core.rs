@@ -185,6 +185,7 @@ fn config(services: u32, addresses: u32) -> Config {
             manage_addresses: true,
         },
         monitor: Default::default(),
+        metrics: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

@@ -275,6 +275,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
             manage_addresses: false,
         },
         monitor: Default::default(),
+        metrics: Default::default(),
         api: config::Api {
             listen: Vec::<SocketAddr>::new(),
             control: None,

@@ -73,6 +73,7 @@ impl Lab {
                 manage_addresses: true,
             },
             monitor: Default::default(),
+            metrics: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,

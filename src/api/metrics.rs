@@ -1,5 +1,5 @@
 //! `/metrics`: a snapshot → OpenMetrics text, a page at a time. Names are PyBal's with `plimsoll_` for
-//! `pybal_`; nothing is counted here, all figures stand in the snapshot.
+//! `pybal_`, or PyBal's own ones; nothing is counted here, all figures stand in the snapshot.
 
 mod bgp;
 mod families;
@@ -28,6 +28,34 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// Services, or their servers, a page: 20 to 40 KiB of text, a fraction of a millisecond of work.
 const PAGE: usize = 128;
+
+/// The families that PyBal has.
+const PYBALS: [&str; 15] = [
+    "service_servers",
+    "service_servers_enabled",
+    "service_servers_up",
+    "service_servers_pooled",
+    "service_can_depool",
+    "service_pooled_down_servers",
+    "service_depool_threshold",
+    "service_could_not_depool",
+    "monitor_status",
+    "monitor_up_transitions",
+    "monitor_down_transitions",
+    "monitor_up_results",
+    "monitor_down_results",
+    "bgp_enabled",
+    "bgp_session_established",
+];
+
+/// What PyBal calls monitors.
+const PYBALS_MONITORS: [(&str, &str); 5] = [
+    ("idle-connection", "IdleConnection"),
+    ("proxy-fetch", "ProxyFetch"),
+    ("run-command", "RunCommand"),
+    ("dns-query", "DNSQuery"),
+    ("udp", "UDP"),
+];
 
 /// A metric family: its name without `plimsoll_` and `_total`, what it says, and how it is read.
 struct Family {
@@ -120,7 +148,12 @@ impl Iterator for Pages {
 }
 
 fn encoded(part: Part, with_head: bool) -> String {
-    let mut registry = Registry::with_prefix("plimsoll");
+    let prefix = if part.is_pybals() {
+        "pybal"
+    } else {
+        "plimsoll"
+    };
+    let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(part));
     let mut page = String::new();
     // Writing to a string cannot fail.
@@ -147,6 +180,13 @@ impl fmt::Debug for Part {
     }
 }
 
+impl Part {
+    /// Whether it is called as PyBal calls it.
+    fn is_pybals(&self) -> bool {
+        self.snapshot.config.metrics.pybal_names && PYBALS.contains(&self.family.name)
+    }
+}
+
 impl Collector for Part {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Family {
@@ -158,6 +198,7 @@ impl Collector for Part {
         let mut writer = Writer {
             encoder: encoder.encode_descriptor(name, help, None, *kind)?,
             now: self.now,
+            pybals: self.is_pybals(),
         };
         match samples {
             Samples::Whole(write) => write(&self.snapshot, &mut writer),
@@ -175,6 +216,8 @@ type Labels<'a> = &'a [(&'a str, &'a str)];
 struct Writer<'a> {
     encoder: MetricEncoder<'a>,
     now: Instant,
+    /// The family has PyBal's name.
+    pybals: bool,
 }
 
 impl Writer<'_> {
@@ -182,11 +225,28 @@ impl Writer<'_> {
         if labels.is_empty() {
             return self.encoder.encode_gauge(&value);
         }
-        self.encoder.encode_family(&labels)?.encode_gauge(&value)
+        let labels = self.named(labels);
+        self.encoder
+            .encode_family(&labels.as_slice())?
+            .encode_gauge(&value)
     }
 
     fn counter(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.encoder.encode_family(&labels)?)
+        let labels = self.named(labels);
+        ConstCounter::new(value).encode(self.encoder.encode_family(&labels.as_slice())?)
+    }
+
+    /// With PyBal's word for a monitor, if the family has PyBal's name.
+    fn named<'a>(&self, labels: Labels<'a>) -> Vec<(&'a str, &'a str)> {
+        let pybals = |value: &str| {
+            let known = PYBALS_MONITORS.iter().find(|(ours, _)| *ours == value);
+            known.map(|(_, pybals)| *pybals)
+        };
+        let named = |(key, value): &(&'a str, &'a str)| match pybals(value) {
+            Some(pybals) if self.pybals && *key == "monitor" => (*key, pybals),
+            Some(_) | None => (*key, *value),
+        };
+        labels.iter().map(named).collect()
     }
 
     /// `counts`: by [`figures::BUCKETS`], not summed up; `sum` in microseconds. Nothing if nothing was counted.
@@ -425,6 +485,35 @@ mod tests {
             r#"notification_code{peer="2001:db8::1""#,
         ] {
             assert!(!text.contains(absent), "{absent} stands in\n{text}");
+        }
+    }
+
+    #[test]
+    fn pybals_names_for_what_pybal_has() {
+        let mut snapshot = sample::snapshot([sample::service("web", 0.5, &["a up pooled"])]);
+        let config = Arc::make_mut(&mut snapshot.config);
+        config.metrics.pybal_names = true;
+        let text = all(snapshot);
+        let samples = samples(&text);
+        for expected in [
+            r#"pybal_service_servers_up{service="web"} 1"#,
+            r#"pybal_monitor_status{service="web",host="a",monitor="ProxyFetch"} 1"#,
+            r#"pybal_monitor_up_results_total{service="web",host="a",monitor="ProxyFetch"} 0"#,
+            "pybal_bgp_enabled 0",
+            r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 0"#,
+        ] {
+            assert!(samples.contains(&expected), "{expected}\n{text}");
+        }
+        // Each of PyBal's is there, and under one name only.
+        for name in PYBALS {
+            assert!(
+                FAMILIES
+                    .iter()
+                    .chain(bgp::FAMILIES)
+                    .any(|family| family.name == name),
+                "{name}"
+            );
+            assert!(!text.contains(&format!("plimsoll_{name} ")), "{name}");
         }
     }
 

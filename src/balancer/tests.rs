@@ -376,6 +376,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
             manage_addresses: true,
         },
         monitor: Default::default(),
+        metrics: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

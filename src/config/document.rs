@@ -13,18 +13,21 @@ use super::mistake::Mistakes;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
-use super::{Api, Checks, Config, Daemon, Etcd, agreement, bgp, etcd, service, value};
+use super::{Api, Checks, Config, Daemon, Etcd, Metrics, agreement, bgp, etcd, service, value};
 
 const KEYS: &[Key] = &[
     key("daemon"),
     key("api"),
     key("monitor"),
+    key("metrics"),
     key("bgp"),
     key("etcd"),
     key("service"),
 ];
 const DAEMON_KEYS: &[Key] = &[key("state-directory"), key("manage-addresses")];
 const API_KEYS: &[Key] = &[was("listen", "instrumentation_ips"), key("control")];
+const METRICS_KEYS: &[Key] = &[key("pybal-names")];
+
 const MONITOR_KEYS: &[Key] = &[key("command-user"), key("commands-at-once")];
 
 /// The most bytes that a configuration may have.
@@ -149,6 +152,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
     root.note_unknown_keys(KEYS);
     let daemon = daemon(section(root, "daemon", DAEMON_KEYS).as_ref());
     let api = api(section(root, "api", API_KEYS).as_ref());
+    let metrics = metrics(section(root, "metrics", METRICS_KEYS).as_ref());
     let monitor = checks(section(root, "monitor", MONITOR_KEYS).as_ref());
     let bgp = section(root, "bgp", bgp::KEYS).map(bgp::bgp);
     let etcd_section = section(root, "etcd", etcd::KEYS);
@@ -178,6 +182,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
         daemon: daemon?,
         api: api?,
         monitor: monitor?,
+        metrics: metrics?,
         bgp,
         etcd,
         services: services.collect::<Option<_>>()?,
@@ -222,6 +227,14 @@ fn api(section: Option<&Table<'_>>) -> Option<Api> {
         listen: listen?,
         control: control?,
     })
+}
+
+fn metrics(section: Option<&Table<'_>>) -> Option<Metrics> {
+    let Some(table) = section else {
+        return Some(Metrics::default());
+    };
+    let pybal_names = table.or("pybal-names", false, Node::boolean)?;
+    Some(Metrics { pybal_names })
 }
 
 fn checks(section: Option<&Table<'_>>) -> Option<Checks> {
@@ -279,6 +292,7 @@ mod tests {
         (".daemon", DAEMON_KEYS),
         (".api", API_KEYS),
         (".monitor", MONITOR_KEYS),
+        (".metrics", METRICS_KEYS),
         (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
         (".bgp.condition", bgp::announce::CONDITION_KEYS),

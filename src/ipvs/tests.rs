@@ -37,6 +37,7 @@ impl Bench {
                 manage_addresses: true,
             },
             monitor: Default::default(),
+            metrics: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,

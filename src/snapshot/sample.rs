@@ -386,6 +386,7 @@ fn configuration(
             manage_addresses: true,
         },
         monitor: Default::default(),
+        metrics: Default::default(),
         api: config::Api {
             listen: Vec::new(),
             control: None,
