@@ -341,7 +341,7 @@ impl Pool {
                 self.judged,
                 host,
                 before,
-                member.pooled,
+                member,
                 &mut self.counters,
             );
         }
@@ -487,14 +487,15 @@ fn tell(
     judged: bool,
     host: &Host,
     before: Pooled,
-    after: Pooled,
+    member: &Member,
     counters: &mut Counters,
 ) {
     let service = &config.name;
-    match (before, after) {
+    match (before, member.pooled) {
         (Pooled::Yes, Pooled::Held(Held::DepoolThreshold)) => {
             counters.could_not_depool += 1;
-            warn!(%service, %host, "could not depool: too many are down");
+            let why = member.why_not_wanted();
+            warn!(%service, %host, why, "could not depool: too many are down");
         }
         // At a start nobody has been checked yet: that is no fault.
         (Pooled::No, Pooled::Held(why)) if judged => {
@@ -509,7 +510,10 @@ fn tell(
         }
         (Pooled::Yes, Pooled::Held(why)) => warn!(%service, %host, %why, "held in the pool"),
         (Pooled::No, Pooled::Yes) => info!(%service, %host, "pooled"),
-        (Pooled::Yes | Pooled::Held(_), Pooled::No) => info!(%service, %host, "depooled"),
+        (Pooled::Yes | Pooled::Held(_), Pooled::No) => {
+            let why = member.why_not_wanted();
+            info!(%service, %host, why, "depooled");
+        }
         (Pooled::Held(a), Pooled::Held(b)) if a != b => {
             warn!(%service, %host, why = %b, "held in the pool")
         }

@@ -67,6 +67,7 @@ fn stopped_and_continued() {
         let text = lab.get("/services/s0/127.0.1.1")?;
         text.starts_with("enabled/down/not pooled").then_some(())
     });
+    daemon.until_log("depooled service=s0 host=127.0.1.1 why=\"");
     daemon.stop(SOON);
 }
 

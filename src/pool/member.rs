@@ -172,6 +172,30 @@ impl Member {
         self.flaps.until()
     }
 
+    /// In words, for the log: what of it all is not as it must be.
+    pub(super) fn why_not_wanted(&self) -> String {
+        let mut why = Vec::new();
+        match self.listed {
+            None => why.push("no longer listed".to_owned()),
+            Some(listed) if !listed.enabled => why.push("disabled by its list".to_owned()),
+            Some(_) => {}
+        }
+        if !self.ready() {
+            let unresolved = self.unresolved.as_deref();
+            why.push(unresolved.unwrap_or("it has no address").to_owned());
+        }
+        why.extend(self.kept_down().map(|kept| kept.to_string()));
+        for run in self.runs.iter().filter(|run| run.counts()) {
+            let kind = run.monitor.probe.kind();
+            match &run.result {
+                Some(Err(reason)) => why.push(format!("{kind}: {reason}")),
+                None if !self.presumed_up => why.push(format!("{kind}: not checked yet")),
+                Some(Ok(())) | None => {}
+            }
+        }
+        why.join(", ")
+    }
+
     pub(super) fn kept_down(&self) -> Option<KeptDown> {
         let until = self.flaps.until()?;
         Some(KeptDown::FlapHold { until })
