@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -86,8 +87,9 @@ impl AsyncWrite for Stream {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    /// A check that shuts down closes at once, which tells the server the same: so it costs no call of its own.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -137,19 +139,20 @@ pub(super) async fn connect(
 
 /// Refuses a descriptor of the last ones.
 pub(super) fn spare(socket: &impl AsRawFd) -> Result<(), ConnectError> {
-    if u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= ceiling()) {
+    if u64::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= *CEILING) {
         let none_left = io::Error::from_raw_os_error(libc::EMFILE);
         return Err(ConnectError::Unable(none_left));
     }
     Ok(())
 }
 
-/// The kernel gives out the lowest free descriptor, so one from here on tells that few are left.
-fn ceiling() -> u64 {
+/// The kernel gives out the lowest free descriptor, so one from here on tells that few are left. The daemon raises
+/// its limit before the first check and never again.
+static CEILING: LazyLock<u64> = LazyLock::new(|| {
     // It fails for no reason that getrlimit(2) knows; then the kernel's own refusal is the limit.
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     limit - SPARED.min(limit / 4)
-}
+});
 
 pub(super) fn sort(error: io::Error) -> ConnectError {
     match error.raw_os_error() {
