@@ -17,6 +17,8 @@ mod http;
 mod idle_connection;
 #[path = "monitor/lab.rs"]
 mod lab;
+#[path = "monitor/load.rs"]
+mod load;
 #[path = "monitor/misbehaving.rs"]
 mod misbehaving;
 #[path = "netns.rs"]
