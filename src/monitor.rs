@@ -76,6 +76,7 @@ const GAP: Duration = Duration::from_millis(1);
 const SPREAD: Duration = Duration::from_secs(1);
 /// How long a check rests that ended by a mistake of ours.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// Keeps the newest snapshot's checks running until the snapshots' sender is gone.
 ///
 /// Sends [`Event::Checked`], and [`Event::Trouble`] of part `monitor` while this host lacks what checks need.
