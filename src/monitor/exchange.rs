@@ -178,7 +178,8 @@ async fn read_http2(
     Ok(())
 }
 
-/// The connection moves what the exchange waits for, in the same task: if either stops, both do.
+/// The connection moves what the exchange waits for, in the same task: if either stops, both do. It comes first: who
+/// is late to look must not find that the time is up while the answer lies in the socket.
 async fn driven<T, E: Error>(
     exchange: impl Future<Output = Result<T, Failure>>,
     connection: impl Future<Output = Result<(), E>>,
@@ -191,8 +192,8 @@ async fn driven<T, E: Error>(
     };
     tokio::select! {
         biased;
-        answer = exchange => answer,
         never = drive => match never {},
+        answer = exchange => answer,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::outcome::{Deadline, Outcome};
+use super::outcome::{Deadline, Failure, Outcome};
 use super::report::Report;
 use super::{
     Tools, dns_query, grpc, handshake, http, ping, proxy_fetch, run_command, tcp, vip_reachability,
@@ -14,26 +14,52 @@ use crate::check::{Check, Probe};
 
 /// A check that ends so long after its time was up says that this task was not run when it was due.
 const LATE: Duration = Duration::from_millis(250);
+/// For so long a check that this host is too slow for is made again before its silence counts. Not for ever: a dead
+/// server must not live by our being slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Checks for ever.
 pub(super) async fn run(check: &Check, tools: &Tools, report: &mut Report) -> Infallible {
     let monitor = &check.monitor;
     let mut due = Instant::now();
     loop {
-        let mut began = Instant::now();
-        let mut outcome = ask(check, tools, &mut began).await;
-        // It was us who slept, not the server. But once is enough: a dead one must not live by our being slow.
-        let late = outcome.is_err() && began.elapsed() > monitor.timeout + LATE;
-        if report.doubts(&outcome) || late {
-            began = Instant::now();
-            outcome = ask(check, tools, &mut began).await;
-        }
-        report.take(outcome, Some(began.elapsed())).await;
+        let (outcome, took) = believed(check, tools, report).await;
+        report.take(outcome, Some(took)).await;
         let fast = monitor.fast_interval.filter(|_| report.is_in_doubt());
         let interval = fast.unwrap_or(monitor.interval);
         due = next(due, interval, Instant::now());
         sleep_until(due).await;
     }
+}
+
+/// The result of a check that is made again while it may be this host that fails: once if the server said something,
+/// and as long as it is us who are late if nobody heard anything.
+async fn believed(check: &Check, tools: &Tools, report: &mut Report) -> (Outcome, Duration) {
+    let first = Instant::now();
+    let mut repeated = false;
+    loop {
+        let mut began = Instant::now();
+        let outcome = ask(check, tools, &mut began).await;
+        let took = began.elapsed();
+        let late = outcome.is_err() && took > check.monitor.timeout + LATE;
+        let doubted = if repeated {
+            let slow = late || tools.pulse.is_doubtful();
+            slow && is_silence(&outcome) && first.elapsed() < PATIENCE
+        } else {
+            report.doubts(&outcome) || late
+        };
+        if !doubted {
+            return (outcome, took);
+        }
+        repeated = true;
+    }
+}
+
+fn is_silence(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Err(Failure::NoAnswer(_) | Failure::TimedOut { .. })
+    )
 }
 
 /// When the check after the one that was due at `due` is: an interval later, give or take a twentieth so that
