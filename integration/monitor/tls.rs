@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
 
 use plimsoll::check::tls::{Identity, TlsClient, Trust};
-use plimsoll::check::{Http, Monitor, Probe, ProxyProtocol, Tls};
+use plimsoll::check::{Check, Http, Monitor, Probe, ProxyProtocol, Tls};
 use plimsoll::event::Verdict;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::authority::{Authority, DAY, NAME, Signed, now};
 use super::edge::{Edge, PATIENCE};
 use super::server::{OK, Server};
-use super::{BOTH, asked, check, down, list, other, said, start, verdict};
+use super::{BOTH, asked, check, checked, down, list, other, said, start};
 
 pub(crate) fn tls(tls: TlsClient) -> Monitor {
     asked(Probe::Tls(Tls {
@@ -129,13 +130,22 @@ async fn the_days_of_a_certificate() {
         (&past, least(0), down(ago), expired),
         (&past, verifying(&authority), down(ago), expired),
     ] {
+        // Another service asks the same of the same server: one handshake, two figures.
         let check = check(server.address, tls(client));
+        let twin = Arc::new(Check {
+            figures: Arc::default(),
+            ..Check::clone(&check)
+        });
         let mut edge = start();
-        list(&edge, [(1, check.clone())]);
-        assert_eq!(verdict(&mut edge).await, expected);
-        let figure = check.figures.certificate_expires.load(SeqCst);
+        list(&edge, [(1, check.clone()), (2, twin.clone())]);
         let expires = expires.duration_since(UNIX_EPOCH).unwrap().as_secs();
-        assert_eq!(figure, i64::try_from(expires).unwrap());
+        for _ in 0..2 {
+            assert_eq!(checked(&mut edge).await.1, expected);
+        }
+        for check in [check, twin] {
+            let figure = check.figures.certificate_expires.load(SeqCst);
+            assert_eq!(figure, i64::try_from(expires).unwrap());
+        }
     }
 }
 
@@ -170,7 +180,7 @@ async fn files_are_followed() {
         let probe = Probe::Http(Box::new(with(identity.clone())));
         // Each time another host, so that it is asked anew.
         list(edge, [other(&check(server.address, asked(probe)), id)]);
-        super::checked(edge).await.1
+        checked(edge).await.1
     };
     let mut edge = start();
     let refused = down("headers: TLS: refused by the server (CertificateRequired)");

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -88,14 +89,22 @@ impl Audience {
         !state.listeners.is_empty()
     }
 
-    /// Counts a result.
-    pub(super) fn note(&self, at: SystemTime, result: Result<(), &str>, took: Option<Duration>) {
+    /// Counts a result. `expires`: the figure `certificate_expires` of the handshake, if there was one.
+    pub(super) fn note(
+        &self,
+        at: SystemTime,
+        result: Result<(), &str>,
+        took: Option<Duration>,
+        expires: i64,
+    ) {
         for listener in self.lock().listeners.values() {
-            listener.check.figures.note(at, result, took);
+            let figures = &listener.check.figures;
+            figures.certificate_expires.store(expires, Relaxed);
+            figures.note(at, result, took);
         }
     }
 
-    /// See [`Figures::note_load`](crate::check::figures::Figures::note_load).
+    /// See [`crate::check::figures::Figures::note_load`].
     pub(super) fn note_load(&self, percent: Option<u32>, fault: Option<Arc<str>>) -> bool {
         let state = self.lock();
         let listeners = state.listeners.values();

@@ -1,6 +1,7 @@
 //! What becomes of a check's results: a verdict, if it changes, for the core; figures; lines in the log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -84,7 +85,9 @@ impl Report {
         }
         self.passes = why.is_none();
         let result = why.as_deref().map_or(Ok(()), Err);
-        self.audience.note(wall_clock(), result, took);
+        // A handshake has noted it in those of the check that it is made for.
+        let expires = self.check.figures.certificate_expires.load(Relaxed);
+        self.audience.note(wall_clock(), result, took, expires);
         let up = self.judge.judge(why.is_none());
         let was = self.audience.verdict();
         if was.as_ref().is_some_and(|was| (*was == Verdict::Up) == up) {
@@ -316,12 +319,7 @@ mod tests {
             assert_eq!(told, expected, "{text:?}");
         }
         let figures = report.check.figures.clone();
-        assert_eq!(
-            figures
-                .load_faults
-                .load(std::sync::atomic::Ordering::Relaxed),
-            7
-        );
+        assert_eq!(figures.load_faults.load(Relaxed), 7);
         assert_eq!(figures.load().fault, None);
         told(&mut report, &mut events, passed(Some("much"))).await;
         let load = figures.load();
