@@ -140,7 +140,7 @@ fn addresses_ports_protocols() {
         ),
         (
             "port = 0",
-            "7: service.web.port: the integer 0 is out of range; write 1 to 65535",
+            "7: service.web.port: port 0 is all ports, which needs persistence; write persistence-timeout = \"5m\" too, say, or 1 to 65535",
         ),
         (
             "port = 65536",
@@ -163,12 +163,12 @@ fn addresses_ports_protocols() {
             "7: service.web.port: expected an integer, found true; write 1 to 65535",
         ),
         (
-            r#"protocol = "sctp""#,
-            r#"7: service.web.protocol: unknown protocol "sctp"; allowed are tcp, udp"#,
+            r#"protocol = "sctpp""#,
+            r#"7: service.web.protocol: unknown protocol "sctpp"; did you mean "sctp"? Allowed are tcp, udp, sctp"#,
         ),
         (
             r#"protocol = "TCP""#,
-            r#"7: service.web.protocol: unknown protocol "TCP"; did you mean "tcp"? Allowed are tcp, udp"#,
+            r#"7: service.web.protocol: unknown protocol "TCP"; did you mean "tcp"? Allowed are tcp, udp, sctp"#,
         ),
     ]);
 }
@@ -247,11 +247,11 @@ fn unknown_keys() {
         ),
         (
             "colour = 1",
-            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
+            r#"7: service.web.colour: unknown key "colour"; allowed are address, port, protocol, firewall-mark, scheduler, scheduler-flags, one-packet, persistence-timeout, persistence-prefix-length, persistence-engine, server-port, server-family, sorry, drain-timeout, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp, forwarding, tunnel, upper-threshold, lower-threshold"#,
         ),
         (
             r#""a\nb" = 1"#,
-            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
+            r#"7: service.web."a\nb": unknown key "a\nb"; allowed are address, port, protocol, firewall-mark, scheduler, scheduler-flags, one-packet, persistence-timeout, persistence-prefix-length, persistence-engine, server-port, server-family, sorry, drain-timeout, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp, forwarding, tunnel, upper-threshold, lower-threshold"#,
         ),
     ]);
 }
@@ -315,7 +315,7 @@ enabled = 1
 name = 3"#,
             r#"9: service.web.server[0].weight: the integer 2147483647 is out of range; write 0 to 2147483646
 10: service.web.server[0].enabled: expected true or false, found the integer 1; write true or false
-11: service.web.server[0].name: unknown key "name"; allowed are host, weight, enabled"#,
+11: service.web.server[0].name: unknown key "name"; allowed are host, weight, enabled, forwarding, tunnel, upper-threshold, lower-threshold"#,
         ),
         (
             r#"[[service.web.server]]
@@ -335,7 +335,7 @@ host = "a:80"
 host = "0.0.0.0"
 [[service.web.server]]
 weight = 1"#,
-            r#"8: service.web.server[0].host: a server's name must be 1 to 253 characters out of letters, digits, '.', '_', '-' and ':', not "a b"; write a DNS name or an IP address
+            r#"8: service.web.server[0].host: a server's name must be 1 to 253 characters out of letters, digits, '.', '_', '-', ':', '[' and ']', not "a b"; write a DNS name or an IP address
 10: service.web.server[1].host: "10.0.0.256" is neither an IPv4 address nor a name; write one like "192.0.2.11"
 12: service.web.server[2].host: "a:80" is no IPv6 address, and no name has a colon; write it without a port
 14: service.web.server[3].host: 0.0.0.0 is the unspecified address; write a unicast address
@@ -613,7 +613,7 @@ scheduler = "x"
 colour = 1"#,
             r#"7:8: not TOML at "80x": string values must be quoted, expected literal string
 8: service.web.scheduler: unknown scheduler "x"; allowed are rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
-9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, scheduler, one-packet, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp"#,
+9: service.web.colour: unknown key "colour"; allowed are address, port, protocol, firewall-mark, scheduler, scheduler-flags, one-packet, persistence-timeout, persistence-prefix-length, persistence-engine, server-port, server-family, sorry, drain-timeout, depool-threshold, depool-guard, servers, server, monitor, vip-reachability, start, flap-hold, slow-start, bgp, forwarding, tunnel, upper-threshold, lower-threshold"#,
         ),
     ]);
 }
@@ -833,8 +833,8 @@ state-directory = "state"
 port = 80x
 "#,
         r#"2: service.web.address: "192.0.2.300" is not an IP address; write one like "192.0.2.11" or "2001:db8::11"
-3: service.web.port: the integer 0 is out of range; write 1 to 65535
-4: service.web.protocol: unknown protocol "tpc"; did you mean "tcp"? Allowed are tcp, udp
+3: service.web.port: port 0 is all ports, which needs persistence; write persistence-timeout = "5m" too, say, or 1 to 65535
+4: service.web.protocol: unknown protocol "tpc"; did you mean "tcp"? Allowed are tcp, udp, sctp
 5: service.web.shceduler: unknown key "shceduler"; did you mean "scheduler"?
 6: service.web.depool-threshold: 50 is no fraction of the servers; write 0 to 1, say 0.5
 7: service.web.servers: "etcd://conf:2379/web": the servers of etcd stand in [etcd] endpoints; write one like "etcd:eqiad/cache_text/nginx"
@@ -875,7 +875,7 @@ fn defaults() {
     let web = &config.services["web"];
     assert_eq!(web.depool_threshold, Threshold::new(0.5).unwrap());
     assert_eq!(web.depool_guard, DepoolGuard::Floor);
-    assert!(!web.one_packet);
+    assert!(!web.scheduling.one_packet);
     assert!(web.announce.announce);
     assert_eq!(web.announce.policy.med, None);
     let seconds = Duration::from_secs;
@@ -936,12 +936,12 @@ fn the_example_is_good_and_shows_the_defaults() {
         Servers::File("/etc/plimsoll/pools/text.json".into())
     );
     assert_eq!(
-        (text.key.protocol, text.scheduler),
-        (Protocol::Tcp, Scheduler::Wrr)
+        (text.key.protocol(), text.scheduling.scheduler),
+        (Some(Protocol::Tcp), Scheduler::Wrr)
     );
     assert_eq!(text.depool_guard, DepoolGuard::Floor);
     assert_eq!(text.announce.policy.med, Some(Med::Set(10)));
-    assert!(dns.one_packet);
+    assert!(dns.scheduling.one_packet);
     assert_eq!(example.services.len(), 2);
 
     let minimal = "[[service.web.monitor]]\ntype = \"idle-connection\"\n[[service.web.monitor]]\ntype = \"proxy-fetch\"\nurl = \"http://www.example.com/healthz\"\n[[service.web.monitor]]\ntype = \"vip-reachability\"";

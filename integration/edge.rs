@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll::check::Check;
-use plimsoll::config::{self, Announce, Api, Config, Daemon, DepoolGuard, Servers, Threshold};
+use plimsoll::config::{self, Announce, Api, Config, Daemon, Servers};
 use plimsoll::event::{CheckId, Event};
-use plimsoll::service::{Host, Protocol, Scheduler, ServiceName, VirtualService};
+use plimsoll::service::{Host, Protocol, ServiceName, VirtualService};
 use plimsoll::snapshot::{Applied, Condition, Counters, Mode, Service, Snapshot, Source};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -101,25 +101,22 @@ pub(crate) fn service(
     checks: BTreeMap<CheckId, Arc<Check>>,
     names: BTreeSet<Host>,
 ) -> Service {
+    let address = address.parse().unwrap();
     let config = config::Service {
-        name: name.parse().unwrap(),
-        key: VirtualService {
-            protocol: Protocol::Tcp,
-            address: address.parse().unwrap(),
-            port: 80,
-        },
-        scheduler: Scheduler::Wrr,
-        one_packet: false,
-        depool_threshold: Threshold::new(0.5).unwrap(),
-        depool_guard: DepoolGuard::Floor,
-        servers: Servers::File("/nowhere".into()),
-        monitors: Vec::new(),
-        vip_reachability: false,
-        comeback: Default::default(),
         announce: Arc::new(Announce {
             announce: false,
             ..Announce::default()
         }),
+        ..config::Service::new(
+            name.parse().unwrap(),
+            address,
+            VirtualService::Address {
+                protocol: Protocol::Tcp,
+                address,
+                port: 80,
+            },
+            Servers::File("/nowhere".into()),
+        )
     };
     Service {
         config: Arc::new(config),

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use plimsoll::event::Event;
 use plimsoll::ipvs::{self, Kernel, Memory, Table};
-use plimsoll::service::{Destinations, Protocol, Scheduler};
+use plimsoll::service::{Destinations, Protocol, Scheduler, VirtualService};
 use tokio::time::Instant;
 
 use lab::{Lab, in_namespace, key, pool, sh, until};
@@ -68,23 +68,29 @@ fn programs_all_kinds_of_services() {
         lab.put(
             "web",
             key("192.0.2.1", 80),
-            &pool(&[("10.0.0.1", 10), ("10.0.0.2", 0)]),
+            &pool(80, &[("10.0.0.1", 10), ("10.0.0.2", 0)]),
         );
         lab.put(
             "six",
             key("2001:db8::1", 443),
-            &pool(&[("2001:db8:1::1", 2_147_483_646)]),
+            &pool(443, &[("2001:db8:1::1", 2_147_483_646)]),
         );
-        let mut dns = key("2001:db8::1", 53);
-        dns.protocol = Protocol::Udp;
-        lab.put("dns", dns, &pool(&[("2001:db8:1::2", 1)]));
+        let dns = VirtualService::Address {
+            protocol: Protocol::Udp,
+            address: "2001:db8::1".parse().unwrap(),
+            port: 53,
+        };
+        lab.put("dns", dns, &pool(53, &[("2001:db8:1::2", 1)]));
         lab.edit("dns", |config| {
-            config.one_packet = true;
-            config.scheduler = Scheduler::Sh;
+            config.scheduling.one_packet = true;
+            config.scheduling.scheduler = Scheduler::Sh;
         });
-        let mut dns = key("192.0.2.1", 53);
-        dns.protocol = Protocol::Udp;
-        lab.put("dns4", dns, &pool(&[]));
+        let dns = VirtualService::Address {
+            protocol: Protocol::Udp,
+            address: "192.0.2.1".parse().unwrap(),
+            port: 53,
+        };
+        lab.put("dns4", dns, &pool(80, &[]));
         lab.publish();
         let all = [
             "-A -t 192.0.2.1:80 -s wrr",
@@ -103,9 +109,9 @@ fn programs_all_kinds_of_services() {
         lab.put(
             "web",
             key("192.0.2.1", 80),
-            &pool(&[("10.0.0.2", 7), ("10.0.0.3", 1)]),
+            &pool(80, &[("10.0.0.2", 7), ("10.0.0.3", 1)]),
         );
-        lab.edit("dns", |config| config.scheduler = Scheduler::Rr);
+        lab.edit("dns", |config| config.scheduling.scheduler = Scheduler::Rr);
         lab.publish();
         let mut changed = all.to_vec();
         changed[1] = "-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 7";
@@ -123,7 +129,7 @@ fn a_server_on_this_very_host_is_an_ordinary_one() {
         sh("ip address add 10.0.0.1/32 dev lo");
         let mut lab = Lab::new();
         start(&mut lab).await;
-        lab.put("web", key("192.0.2.1", 80), &pool(&[("10.0.0.1", 10)]));
+        lab.put("web", key("192.0.2.1", 80), &pool(80, &[("10.0.0.1", 10)]));
         lab.publish();
         expect_table(&[
             "-A -t 192.0.2.1:80 -s wrr",
@@ -169,7 +175,7 @@ fn adopts_and_never_flushes() {
         start(&mut lab).await;
         match lab.event().await {
             Event::Found(found) => {
-                let there = pool(&[("10.0.0.1", 3)]);
+                let there = pool(80, &[("10.0.0.1", 3)]);
                 assert_eq!(
                     found,
                     BTreeMap::from([(key("192.0.2.1", 80), Destinations::clone(&there))])
@@ -187,7 +193,7 @@ fn adopts_and_never_flushes() {
         lab.put(
             "web",
             key("192.0.2.1", 80),
-            &pool(&[("10.0.0.1", 10), ("10.0.0.2", 10)]),
+            &pool(80, &[("10.0.0.1", 10), ("10.0.0.2", 10)]),
         );
         lab.publish();
         expect_table(&[
@@ -213,7 +219,7 @@ fn mends_what_was_changed_by_hand() {
         lab.put(
             "web",
             key("192.0.2.1", 80),
-            &pool(&[("10.0.0.1", 10), ("10.0.0.2", 10)]),
+            &pool(80, &[("10.0.0.1", 10), ("10.0.0.2", 10)]),
         );
         lab.publish();
         lab.expect_applied(1).await;
@@ -265,7 +271,7 @@ fn removes_only_its_own_also_after_a_restart() {
         sh("ipvsadm -A -t 203.0.113.1:25 -s rr");
         let mut lab = Lab::new();
         start(&mut lab).await;
-        let wanted = pool(&[("10.0.0.1", 10)]);
+        let wanted = pool(80, &[("10.0.0.1", 10)]);
         for (name, port) in [("a", 80), ("b", 81), ("c", 82)] {
             lab.put(name, key("192.0.2.1", port), &wanted);
         }
@@ -273,7 +279,9 @@ fn removes_only_its_own_also_after_a_restart() {
         lab.expect_applied(3).await;
 
         lab.snapshot.services.remove("a");
-        lab.snapshot.retiring.insert(key("192.0.2.1", 80), ());
+        lab.snapshot
+            .retiring
+            .insert(key("192.0.2.1", 80), "192.0.2.1".parse().unwrap());
         lab.publish();
         lab.quiet(Duration::from_secs(3)).await;
         assert_eq!(table().len(), 7, "it stays while its address is withdrawn");
@@ -298,10 +306,12 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
     in_namespace(async {
         let mut lab = Lab::new();
         start(&mut lab).await;
-        let wanted = pool(&[("10.0.0.1", 10)]);
+        let wanted = pool(80, &[("10.0.0.1", 10)]);
         // The one scheduler that user-mode-linux does not have.
         lab.put("bad", key("192.0.2.1", 80), &wanted);
-        lab.edit("bad", |config| config.scheduler = Scheduler::Twos);
+        lab.edit("bad", |config| {
+            config.scheduling.scheduler = Scheduler::Twos
+        });
         lab.put("good", key("192.0.2.1", 81), &wanted);
         lab.publish();
         let (mut refused, mut applied) = (0, 0);
@@ -312,7 +322,7 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
                     fault,
                     holds,
                 } => {
-                    assert_eq!(service.port, 80);
+                    assert_eq!(service.port(), Some(80));
                     assert!(!holds);
                     assert!(
                         fault.contains("no scheduler twos: modprobe ip_vs_twos"),
@@ -321,7 +331,7 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
                     refused += 1;
                 }
                 Event::Applied { service, .. } => {
-                    assert_eq!(service.port, 81);
+                    assert_eq!(service.port(), Some(81));
                     applied += 1;
                 }
                 Event::Found(_) => {}
@@ -330,14 +340,18 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
         }
         // Said once, though it is tried again and again.
         lab.quiet(Duration::from_secs(2)).await;
-        lab.edit("good", |config| config.scheduler = Scheduler::Twos);
+        lab.edit("good", |config| {
+            config.scheduling.scheduler = Scheduler::Twos
+        });
         lab.publish();
         match lab.event().await {
-            Event::NotApplied { service, holds, .. } => assert!(service.port == 81 && holds),
+            Event::NotApplied { service, holds, .. } => {
+                assert!(service.port() == Some(81) && holds)
+            }
             other => panic!("{other:?}"),
         }
-        lab.edit("bad", |config| config.scheduler = Scheduler::Rr);
-        lab.edit("good", |config| config.scheduler = Scheduler::Rr);
+        lab.edit("bad", |config| config.scheduling.scheduler = Scheduler::Rr);
+        lab.edit("good", |config| config.scheduling.scheduler = Scheduler::Rr);
         lab.publish();
         lab.expect_applied(2).await;
         expect_table(&[
@@ -360,7 +374,7 @@ fn survives_the_module_being_unloaded() {
     in_namespace(async {
         let mut lab = Lab::new();
         start(&mut lab).await;
-        lab.put("web", key("192.0.2.1", 80), &pool(&[("10.0.0.1", 10)]));
+        lab.put("web", key("192.0.2.1", 80), &pool(80, &[("10.0.0.1", 10)]));
         lab.publish();
         lab.expect_applied(1).await;
         let right = table();
@@ -411,8 +425,8 @@ fn a_change_is_in_the_kernel_at_once() {
         let mut lab = Lab::new();
         start(&mut lab).await;
         let (full, less) = (
-            pool(&[("10.0.0.1", 10), ("10.0.0.2", 10)]),
-            pool(&[("10.0.0.2", 10)]),
+            pool(80, &[("10.0.0.1", 10), ("10.0.0.2", 10)]),
+            pool(80, &[("10.0.0.2", 10)]),
         );
         for number in 0..200 {
             lab.put(
@@ -448,7 +462,7 @@ fn a_change_is_in_the_kernel_at_once() {
 fn the_table_in_memory_answers_as_the_kernels() {
     in_namespace(async {
         let mut lab = Lab::new();
-        lab.put("web", key("192.0.2.1", 80), &pool(&[("10.0.0.1", 10)]));
+        lab.put("web", key("192.0.2.1", 80), &pool(80, &[("10.0.0.1", 10)]));
         lab.start(|snapshots, events| {
             ipvs::run(Table::Memory(Memory::default()), None, snapshots, events)
         })

@@ -128,11 +128,12 @@ async fn said(target: SocketAddr, monitor: Monitor) -> Verdict {
 fn check(target: SocketAddr, monitor: Monitor) -> Arc<Check> {
     Arc::new(Check {
         service: "web".parse().unwrap(),
-        key: VirtualService {
+        key: VirtualService::Address {
             protocol: Protocol::Tcp,
             address: "192.0.2.1".parse().unwrap(),
             port: 80,
         },
+        vip: "192.0.2.1".parse().unwrap(),
         host: "a".parse().unwrap(),
         target,
         monitor: Arc::new(monitor),

@@ -223,7 +223,7 @@ impl Balancer {
                 self.index_names(&name, old.as_deref(), Some(&view));
             }
             if self.bearings.insert(name, bearing.clone()) != Some(bearing) {
-                self.dirty_vips.insert(view.key().address);
+                self.dirty_vips.insert(view.config.address);
             }
         }
         for address in std::mem::take(&mut self.dirty_vips) {
@@ -275,9 +275,9 @@ impl Balancer {
             .iter()
             .map(|(name, service)| (service.key, name))
             .collect();
-        for (name, service) in &old.services {
+        for service in old.services.values() {
             if !names.contains_key(&service.key) {
-                self.remove(name, service.key, now);
+                self.remove(service, now);
             }
         }
         // The kernel knows a service by its key and clients do: under another name its pool goes on.
@@ -285,10 +285,7 @@ impl Balancer {
         for (name, service) in &old.services {
             if let Some(&new) = names.get(&service.key).filter(|new| **new != name) {
                 info!(service = %new, key = %service.key, before = %name, "service renamed");
-                renamed.extend(
-                    self.take_out(name, service.key)
-                        .map(|pool| (new.clone(), pool)),
-                );
+                renamed.extend(self.take_out(service).map(|pool| (new.clone(), pool)));
             }
         }
         self.pools.extend(renamed);
@@ -315,16 +312,23 @@ impl Balancer {
         let new_list = before
             .as_ref()
             .is_none_or(|before| before.servers != service.servers);
+        // Packets of one firewall mark may come by another address from now on.
+        if let Some(before) = before.filter(|before| before.address != service.address) {
+            if let Some(services) = self.by_vip.get_mut(&before.address) {
+                services.remove(name);
+            }
+            self.dirty_vips.insert(before.address);
+        }
         self.by_key.insert(service.key, name.clone());
         self.by_vip
-            .entry(service.key.address)
+            .entry(service.address)
             .or_default()
             .insert(name.clone());
         if self.snapshot.retiring.remove(&service.key).is_some() {
             let stale = Due::Retire(service.key);
             self.due.retain(|(_, due)| *due != stale);
         }
-        let announced = self.announces(service.key.address);
+        let announced = self.announces(service.address);
         let mode = self.snapshot.mode;
         let pool = self
             .pools
@@ -341,26 +345,28 @@ impl Balancer {
     }
 
     /// A service leaves the configuration; it leaves the kernel when its address is withdrawn.
-    fn remove(&mut self, name: &ServiceName, key: VirtualService, now: Instant) {
+    fn remove(&mut self, service: &config::Service, now: Instant) {
+        let (name, key, address) = (&service.name, service.key, service.address);
         info!(service = %name, %key, "service removed");
-        self.take_out(name, key);
+        self.take_out(service);
         let others = self
             .by_vip
-            .get(&key.address)
+            .get(&address)
             .is_some_and(|services| !services.is_empty());
-        let told = self.announced.contains(&key.address) || self.announces(key.address);
+        let told = self.announced.contains(&address) || self.announces(address);
         if !others {
-            self.by_vip.remove(&key.address);
+            self.by_vip.remove(&address);
         }
         if told && !others {
-            self.snapshot.retiring.insert(key, ());
+            self.snapshot.retiring.insert(key, address);
             self.due.insert((now + RETIRE_WITHIN, Due::Retire(key)));
         }
-        self.dirty_vips.insert(key.address);
+        self.dirty_vips.insert(address);
     }
 
     /// The service's pool, of which nothing is shown any more under this name.
-    fn take_out(&mut self, name: &ServiceName, key: VirtualService) -> Option<Pool> {
+    fn take_out(&mut self, service: &config::Service) -> Option<Pool> {
+        let (name, key, address) = (&service.name, service.key, service.address);
         self.bearings.remove(name);
         self.dirty.remove(name);
         if self.by_key.get(&key) == Some(name) {
@@ -369,10 +375,10 @@ impl Balancer {
         if let Some(view) = self.snapshot.services.remove(name) {
             self.index_names(name, Some(&view), None);
         }
-        if let Some(services) = self.by_vip.get_mut(&key.address) {
+        if let Some(services) = self.by_vip.get_mut(&address) {
             services.remove(name);
         }
-        self.dirty_vips.insert(key.address);
+        self.dirty_vips.insert(address);
         self.pools.remove(name)
     }
 
@@ -383,8 +389,8 @@ impl Balancer {
 
     /// The removed service may leave the kernel.
     fn retired(&mut self, key: VirtualService) {
-        if self.snapshot.retiring.remove(&key).is_some() {
-            self.dirty_vips.insert(key.address);
+        if let Some(address) = self.snapshot.retiring.remove(&key) {
+            self.dirty_vips.insert(address);
         }
     }
 
@@ -392,11 +398,11 @@ impl Balancer {
         let withdrawn: Vec<VirtualService> = self
             .snapshot
             .retiring
-            .keys()
-            .filter(|key| {
-                self.announced.contains(&key.address) && !announced.contains(&key.address)
+            .iter()
+            .filter(|(_, address)| {
+                self.announced.contains(*address) && !announced.contains(*address)
             })
-            .copied()
+            .map(|(key, _)| *key)
             .collect();
         self.announced = announced;
         for key in withdrawn {

@@ -10,7 +10,7 @@ mod load;
 mod probe;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,7 @@ pub struct Check {
     pub service: ServiceName,
     /// What clients connect to.
     pub key: VirtualService,
+    pub vip: IpAddr,
     pub host: Host,
     /// The server's address and the monitor's port.
     pub target: SocketAddr,
@@ -111,15 +112,17 @@ impl PartialEq for Check {
         let Check {
             service,
             key,
+            vip,
             host,
             target,
             monitor,
             figures: _,
         } = self;
-        (service, key, host, target, monitor)
+        (service, key, vip, host, target, monitor)
             == (
                 &other.service,
                 &other.key,
+                &other.vip,
                 &other.host,
                 &other.target,
                 &other.monitor,

@@ -16,7 +16,10 @@ use crate::check::{Comeback, Monitor, User};
 use crate::conftool::PoolPath;
 use crate::routing::{GRACEFUL_SHUTDOWN, Group, Med, PeerId, Policy, Role};
 use crate::secret::Secret;
-use crate::service::{Family, Scheduler, ServerList, ServiceName, VirtualService};
+use crate::service::{
+    Delivery, Family, Forwarding, Host, Scheduler, Scheduling, ServerList, ServiceName,
+    VirtualService,
+};
 
 mod agreement;
 mod bgp;
@@ -266,10 +269,21 @@ pub enum EtcdApi {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Service {
     pub name: ServiceName,
+    /// The VIP: on this host and announced.
+    pub address: IpAddr,
     pub key: VirtualService,
-    pub scheduler: Scheduler,
-    /// One-packet scheduling (`ipvsadm --ops`), UDP only.
-    pub one_packet: bool,
+    pub scheduling: Scheduling,
+    pub delivery: Delivery,
+    /// Of the servers of an inline list that say otherwise.
+    pub deliveries: BTreeMap<Host, Delivery>,
+    /// With masquerading, where servers listen whose names have no port; 0: on the port that the client wants.
+    pub server_port: u16,
+    /// Another one than the service's only with a tunnel.
+    pub server_family: Family,
+    /// Gets the connections while the pool is empty.
+    pub sorry: Option<SocketAddr>,
+    /// How long a server that was depooled may keep its open connections.
+    pub drain_timeout: Duration,
     pub depool_threshold: Threshold,
     pub depool_guard: DepoolGuard,
     pub servers: Servers,
@@ -279,6 +293,53 @@ pub struct Service {
     pub vip_reachability: bool,
     pub comeback: Comeback,
     pub announce: Arc<Announce>,
+}
+
+impl Service {
+    /// By `wrr` and direct routing, unchecked, and with everything else as it is where the configuration says nothing.
+    pub fn new(
+        name: ServiceName,
+        address: IpAddr,
+        key: VirtualService,
+        servers: Servers,
+    ) -> Service {
+        Service {
+            name,
+            address,
+            key,
+            scheduling: Scheduler::Wrr.into(),
+            delivery: Delivery::default(),
+            deliveries: BTreeMap::new(),
+            server_port: key.port().unwrap_or(0),
+            server_family: key.family(),
+            sorry: None,
+            drain_timeout: Service::DRAIN_TIMEOUT,
+            depool_threshold: Threshold::DEFAULT,
+            depool_guard: DepoolGuard::Floor,
+            servers,
+            monitors: Vec::new(),
+            vip_reachability: false,
+            comeback: Comeback::default(),
+            announce: Arc::default(),
+        }
+    }
+
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+    /// How packets get to a server of this name.
+    pub fn delivery(&self, host: &Host) -> Delivery {
+        *self.deliveries.get(host).unwrap_or(&self.delivery)
+    }
+
+    /// What the kernel knows a server with this address by. Only masquerading rewrites ports: else the server's is
+    /// the service's.
+    pub fn backend(&self, host: &Host, address: IpAddr) -> SocketAddr {
+        let port = match self.delivery(host).forwarding {
+            Forwarding::Masquerading => host.port().unwrap_or(self.server_port),
+            Forwarding::DirectRouting | Forwarding::Tunnel(_) => self.key.port().unwrap_or(0),
+        };
+        SocketAddr::new(address, port)
+    }
 }
 
 /// The fraction of a pool's servers that must stay, 0 to 1.

@@ -37,7 +37,7 @@ use self::owned::Owned;
 use self::table::{Change, Held, Listed, Refusal};
 use crate::chain::chain;
 use crate::event::Event;
-use crate::service::{Destinations, Family, VirtualService, Weight};
+use crate::service::{Destinations, VirtualService, Weight};
 use crate::snapshot::Snapshot;
 
 pub use self::memory::Memory;
@@ -270,7 +270,7 @@ impl Sink {
                     if let Some(target) = self.agenda.target(&key) {
                         target.holds = holds(outcome.held.as_ref());
                     }
-                    found.insert(key, destinations(key, outcome.held.as_ref()));
+                    found.insert(key, destinations(outcome.held.as_ref()));
                 }
                 Err(e) => {
                     self.agenda.look_again(keys);
@@ -404,13 +404,14 @@ fn holds(held: Option<&Held>) -> bool {
     held.is_some_and(|held| held.destinations.values().any(|to| to.weight > 0))
 }
 
-/// Those that the core could have wanted: of the service's family and port.
-fn destinations(key: VirtualService, held: Option<&Held>) -> Destinations {
+/// The servers and their weights. How packets got to them tells nothing of them.
+fn destinations(held: Option<&Held>) -> Destinations {
     held.into_iter()
         .flat_map(|held| &held.destinations)
-        .filter(|((address, port), _)| *port == key.port && Family::of(*address) == key.family())
         // ipvsadm(8) allows no larger weight, the kernel does.
-        .filter_map(|((address, _), to)| Some((*address, Weight::new(to.weight.min(Weight::MAX))?)))
+        .filter_map(|(backend, to)| {
+            Some((*backend, Weight::new(to.weight.min(Weight::MAX))?.into()))
+        })
         .collect()
 }
 

@@ -15,7 +15,7 @@ mod ramp;
 mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use self::ramp::Ramp;
 use crate::check::Monitor;
 use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
-use crate::service::{Destinations, Host};
+use crate::service::{Destination, Destinations, Host, Weight};
 use crate::snapshot::{
     Applied, Condition, Counters, Guard, Health, Held, Mode, Pooled, Refusal, Service, Source,
 };
@@ -119,6 +119,15 @@ impl Pool {
     pub(crate) fn reconfigure(&mut self, config: Arc<config::Service>) {
         self.monitors = monitors(&config, self.mode);
         let flap_hold = self.config.comeback.flap_hold != config.comeback.flap_hold;
+        let at = |config: &config::Service| {
+            let ports = (
+                config.server_port,
+                config.delivery,
+                config.deliveries.clone(),
+            );
+            (config.name.clone(), config.address, ports)
+        };
+        let moved = at(&self.config) != at(&config);
         for member in self.members.values_mut() {
             member.set_monitors(&self.monitors);
             if flap_hold {
@@ -127,7 +136,7 @@ impl Pool {
             member
                 .ramp
                 .take_if(|_| config.comeback.slow_start.is_none());
-            if self.config.name != config.name {
+            if moved {
                 member.restart_checks();
             }
         }
@@ -142,31 +151,31 @@ impl Pool {
     }
 
     /// All addresses of a name, never none. The one in use stays in use while it is among them.
-    pub(crate) fn resolved(&mut self, host: &Host, addresses: &[IpAddr]) {
-        let Some(member) = self.members.get_mut(host) else {
-            return;
-        };
-        member.answered = true;
-        member.unresolved = None;
-        let in_use = member.address.filter(|address| addresses.contains(address));
-        // Rather the one that the kernel already has, so that a start changes nothing.
-        let known = |address: &&IpAddr| {
-            self.found
-                .as_ref()
-                .is_some_and(|found| found.contains_key(*address))
-        };
-        let best = in_use.or_else(|| addresses.iter().find(known).or(addresses.first()).copied());
-        if let Some(address) = best {
-            self.give_address(host, address);
+    pub(crate) fn resolved(&mut self, name: &Host, addresses: &[IpAddr]) {
+        let mut best = BTreeMap::new();
+        for (host, member) in named(&mut self.members, name) {
+            member.answered = true;
+            member.unresolved = None;
+            let in_use = member.address.filter(|address| addresses.contains(address));
+            // Rather the one that the kernel already has, so that a start changes nothing.
+            let known = |address: &&IpAddr| {
+                let backend = self.config.backend(host, **address);
+                let found = self.found.as_ref();
+                found.is_some_and(|found| found.contains_key(&backend))
+            };
+            let first = || addresses.iter().find(known).or(addresses.first()).copied();
+            best.extend(in_use.or_else(first).map(|best| (host.clone(), best)));
+        }
+        for (host, address) in best {
+            self.give_address(&host, address);
         }
     }
 
-    pub(crate) fn unresolved(&mut self, host: &Host, fault: &str) {
-        let Some(member) = self.members.get_mut(host) else {
-            return;
-        };
-        member.answered = true;
-        member.unresolved = Some(fault.into());
+    pub(crate) fn unresolved(&mut self, name: &Host, fault: &str) {
+        for (_, member) in named(&mut self.members, name) {
+            member.answered = true;
+            member.unresolved = Some(fault.into());
+        }
     }
 
     /// What the kernel held before we touched it: those servers are taken as up and pooled. May come again.
@@ -175,13 +184,19 @@ impl Pool {
             // Told anew under another name; but what it holds by now is our own work and proves nothing.
             return;
         }
-        for (address, weight) in &destinations {
-            let same = |member: &&mut Member| member.address == Some(*address);
-            if let Some(member) = self.members.values_mut().find(same) {
-                member.adopt(*weight, self.config.comeback.start);
+        for (backend, destination) in &destinations {
+            let weight = destination.weight;
+            let same = |(host, member): &(&Host, &mut Member)| {
+                let at = member
+                    .address
+                    .map(|address| self.config.backend(host, address));
+                at == Some(*backend)
+            };
+            if let Some((_, member)) = self.members.iter_mut().find(same) {
+                member.adopt(weight, self.config.comeback.start);
             } else {
-                let member = Member::unidentified(*address, *weight, &self.monitors);
-                self.members.insert(Host::from(*address), member);
+                let member = Member::unidentified(backend.ip(), weight, &self.monitors);
+                self.members.insert(self.stand_in(*backend), member);
             }
         }
         self.mark_leaving(destinations.len());
@@ -377,7 +392,7 @@ impl Pool {
         }
         let start = self.config.comeback.start;
         member.set_address(address, start);
-        let stand_in = Host::from(address);
+        let stand_in = self.stand_in(self.config.backend(host, address));
         if self.members.get(&stand_in).is_none_or(|m| !m.unidentified) {
             return;
         }
@@ -391,21 +406,50 @@ impl Pool {
         self.mark_leaving(self.found.as_ref().map_or(0, Destinations::len));
     }
 
+    /// The name of a destination that the kernel had, until it is known whose it is.
+    fn stand_in(&self, backend: SocketAddr) -> Host {
+        let bare = Host::from(backend.ip());
+        if self.config.backend(&bare, backend.ip()) == backend {
+            bare
+        } else {
+            Host::from(backend)
+        }
+    }
+
+    /// What IPVS shall hold.
+    fn wanted(&self) -> Destinations {
+        let mut wanted = Destinations::new();
+        for (host, member) in &self.members {
+            let Some(address) = member.address.filter(|_| member.pooled.in_ipvs()) else {
+                continue;
+            };
+            let new = Destination {
+                weight: member.weight,
+                delivery: self.config.delivery(host),
+            };
+            // Two names of one address: the one that gets connections counts.
+            let of_both = wanted
+                .entry(self.config.backend(host, address))
+                .or_insert(new);
+            if new.weight > of_both.weight {
+                *of_both = new;
+            }
+        }
+        if let Some(sorry) = self.config.sorry.filter(|_| !serves(&wanted)) {
+            let weight = Weight::new(1).unwrap_or(Weight::DEFAULT);
+            let delivery = self.config.delivery;
+            wanted.insert(sorry, Destination { weight, delivery });
+        }
+        wanted
+    }
+
     fn view(&self) -> Service {
         let config = &self.config;
         let size = self.size.unwrap_or(0);
         let floor = floor::floor(size, config.depool_threshold);
         let old = self.view.as_deref();
-        let destinations = (self.size.is_some() && self.found.is_some()).then(|| {
-            let mut new = Destinations::new();
-            let pooled = self.members.values().filter(|m| m.pooled.in_ipvs());
-            for (address, weight) in pooled.filter_map(|m| Some((m.address?, m.weight))) {
-                // Two names of one address: the one that gets connections counts.
-                let of_both = new.entry(address).or_insert(weight);
-                *of_both = weight.max(*of_both);
-            }
-            share(new, old.and_then(|old| old.destinations.as_ref()))
-        });
+        let destinations = (self.size.is_some() && self.found.is_some())
+            .then(|| share(self.wanted(), old.and_then(|old| old.destinations.as_ref())));
         let servers = self
             .members
             .iter()
@@ -421,7 +465,7 @@ impl Pool {
             .members
             .iter()
             .filter(|(h, m)| m.listed.is_some() && h.literal().is_none())
-            .map(|(h, _)| h.clone())
+            .map(|(h, _)| h.bare())
             .collect();
         Service {
             config: config.clone(),
@@ -471,7 +515,15 @@ fn monitors(config: &config::Service, mode: Mode) -> Vec<Arc<Monitor>> {
 
 /// Whether somebody gets new connections.
 fn serves(destinations: &Destinations) -> bool {
-    destinations.values().any(|weight| weight.get() > 0)
+    destinations.values().any(|to| to.weight.get() > 0)
+}
+
+/// The servers that a resolver's word on this name is about: one name may have servers on several ports.
+fn named<'a>(
+    members: &'a mut BTreeMap<Host, Member>,
+    name: &'a Host,
+) -> impl Iterator<Item = (&'a Host, &'a mut Member)> {
+    members.iter_mut().filter(|(host, _)| host.is_at(name))
 }
 
 /// The old value's place if the new one is equal, so that who compares pointers sees no change.

@@ -3,22 +3,33 @@
 //! A *service* is what clients connect to: one protocol, one address (the VIP), one port.
 //! A *server* ("real server") is who answers them. A *pool* is the servers of one service.
 
+mod destination;
+mod virtual_service;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use self::destination::{
+    Delivery, Destination, Destinations, Forwarding, GueChecksum, Tunnel, Weight,
+};
+pub use self::virtual_service::{
+    Persistence, PersistenceEngine, Protocol, Scheduler, SchedulerFlag, Scheduling, VirtualService,
+};
 
 /// The name of a service, as in `[service.NAME]`: letters, digits, `.`, `_`, `-`, at most 128 of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName(Arc<str>);
 
-/// The name of a server as its list has it: a DNS name or an IP literal, at most 253 characters, no blanks.
+/// The name of a server as its list has it: a DNS name or an IP literal, at most 253 characters, no blanks. With a
+/// port of its own where it is forwarded by masquerading: `cp1065.example.com:8001`, `[2001:db8::1]:8001`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host(Arc<str>);
 
@@ -53,8 +64,8 @@ impl FromStr for Host {
             text,
             "a server's name",
             253,
-            "letters, digits, '.', '_', '-' and ':'",
-            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'),
+            "letters, digits, '.', '_', '-', ':', '[' and ']'",
+            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '[' | ']'),
         )
         .map(Host)
     }
@@ -108,7 +119,42 @@ text_type!(ServiceName, Host);
 impl Host {
     /// The address, if the name is an IP literal and so needs no resolver.
     pub fn literal(&self) -> Option<IpAddr> {
-        self.0.parse().ok()
+        self.parts().0.parse().ok()
+    }
+
+    /// The port that stands behind the name.
+    pub fn port(&self) -> Option<u16> {
+        self.parts().1
+    }
+
+    /// The same without the port: what is resolved.
+    pub fn bare(&self) -> Host {
+        match self.parts() {
+            (_, None) => self.clone(),
+            (name, Some(_)) => Host(name.into()),
+        }
+    }
+
+    /// Whether this is its name without the port.
+    pub fn is_at(&self, bare: &Host) -> bool {
+        self.parts().0 == bare.as_str()
+    }
+
+    fn parts(&self) -> (&str, Option<u16>) {
+        let text = self.as_str();
+        let split = || {
+            let (name, port) = text.rsplit_once(':')?;
+            let port = port.parse().ok().filter(|port| *port > 0)?;
+            let inner = name
+                .strip_prefix('[')
+                .and_then(|name| name.strip_suffix(']'));
+            match inner {
+                Some(address) => address.parse::<Ipv6Addr>().ok().map(|_| (address, port)),
+                // With another colon it is an IPv6 address, or nothing.
+                None => (!name.is_empty() && !name.contains(':')).then_some((name, port)),
+            }
+        };
+        split().map_or((text, None), |(name, port)| (name, Some(port)))
     }
 }
 
@@ -118,7 +164,13 @@ impl From<IpAddr> for Host {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+impl From<SocketAddr> for Host {
+    fn from(backend: SocketAddr) -> Host {
+        Host(backend.to_string().into())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     Ipv4,
@@ -144,97 +196,6 @@ impl fmt::Display for Family {
             Family::Ipv4 => "IPv4",
             Family::Ipv6 => "IPv6",
         })
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        })
-    }
-}
-
-/// What the kernel knows a virtual service by (`struct ip_vs_service_user`: protocol, address, port).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct VirtualService {
-    pub protocol: Protocol,
-    pub address: IpAddr,
-    pub port: u16,
-}
-
-impl VirtualService {
-    pub fn family(&self) -> Family {
-        Family::of(self.address)
-    }
-}
-
-impl fmt::Display for VirtualService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = std::net::SocketAddr::new(self.address, self.port);
-        write!(f, "{} {at}", self.protocol)
-    }
-}
-
-/// A server's weight in its pool, 0 to [`Weight::MAX`]. 0: no new connections, the open ones stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Weight(u32);
-
-impl Weight {
-    /// The largest that ipvsadm(8) names.
-    pub const MAX: u32 = 2_147_483_646;
-    /// What PyBal takes if the list names none.
-    pub const DEFAULT: Weight = Weight(10);
-
-    /// `None` if it is more than the kernel takes.
-    pub fn new(weight: u32) -> Option<Weight> {
-        (weight <= Weight::MAX).then_some(Weight(weight))
-    }
-
-    pub fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Weight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-macro_rules! schedulers {
-    ($($variant:ident $name:literal,)*) => {
-        /// The kernel's schedulers (`net/netfilter/ipvs/`), by the names of ipvsadm(8).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        #[serde(rename_all = "lowercase")]
-        pub enum Scheduler { $($variant,)* }
-
-        impl Scheduler {
-            pub const ALL: &[Scheduler] = &[$(Scheduler::$variant,)*];
-
-            /// As in ipvsadm(8), and as in the module's name: `ip_vs_NAME`.
-            pub fn name(self) -> &'static str {
-                match self { $(Scheduler::$variant => $name,)* }
-            }
-        }
-    };
-}
-schedulers! {
-    Rr "rr", Wrr "wrr", Lc "lc", Wlc "wlc", Lblc "lblc", Lblcr "lblcr", Dh "dh", Sh "sh",
-    Sed "sed", Nq "nq", Fo "fo", Ovf "ovf", Mh "mh", Twos "twos",
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -297,9 +258,6 @@ pub enum Freshness {
     Saved { age: Duration },
 }
 
-/// What IPVS shall hold, or holds, for one service: the servers' addresses and weights.
-pub type Destinations = BTreeMap<IpAddr, Weight>;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,12 +274,26 @@ mod tests {
     }
 
     #[test]
-    fn weight_has_the_kernels_limit() {
-        assert_eq!(Weight::new(0).map(Weight::get), Some(0));
-        assert_eq!(
-            Weight::new(2_147_483_646).map(Weight::get),
-            Some(2_147_483_646)
-        );
-        assert_eq!(Weight::new(2_147_483_647), None);
+    fn a_host_may_have_a_port() {
+        let check = |text: &str, bare: &str, port, literal: bool| {
+            let host: Host = text.parse().unwrap();
+            assert_eq!((host.bare().as_str(), host.port()), (bare, port), "{text}");
+            assert_eq!(host.literal().is_some(), literal, "{text}");
+        };
+        check("cp1065.eqiad.wmnet", "cp1065.eqiad.wmnet", None, false);
+        check("cp1065:8001", "cp1065", Some(8001), false);
+        check("10.0.0.1:8001", "10.0.0.1", Some(8001), true);
+        check("[2001:db8::1]:8001", "2001:db8::1", Some(8001), true);
+        check("2001:db8::1", "2001:db8::1", None, true);
+        for no_port in [
+            "cp1065:0",
+            "cp1065:65536",
+            "cp1065:",
+            ":80",
+            "[a]:80",
+            "a:b:80",
+        ] {
+            check(no_port, no_port, None, false);
+        }
     }
 }

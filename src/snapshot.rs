@@ -23,7 +23,9 @@ use crate::config::{self, Config};
 use crate::event::CheckId;
 use crate::routing::session::Session;
 use crate::routing::{Attributes, Group, PeerId, Policy};
-use crate::service::{Destinations, Family, Host, Listed, Note, ServiceName, VirtualService};
+use crate::service::{
+    Destination, Destinations, Family, Host, Listed, Note, ServiceName, VirtualService,
+};
 
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -31,7 +33,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     pub services: OrdMap<ServiceName, Arc<Service>>,
     /// Services that are to go, but not before their address is withdrawn: leave them in the kernel.
-    pub retiring: OrdMap<VirtualService, ()>,
+    /// By what the kernel knows them by: their addresses.
+    pub retiring: OrdMap<VirtualService, IpAddr>,
     /// Every address that shall be on this host, those of retiring services too.
     pub vips: OrdMap<IpAddr, Arc<Vip>>,
     pub peers: Arc<BTreeMap<PeerId, Session>>,
@@ -108,8 +111,15 @@ impl Service {
         self.config.key
     }
 
+    /// What IPVS shall hold for one of its servers.
+    pub fn destination(&self, host: &Host, server: &Server) -> Option<&Destination> {
+        let backend = self.config.backend(host, server.address?);
+        self.destinations.as_ref()?.get(&backend)
+    }
+
+    /// Of its servers.
     pub fn family(&self) -> Family {
-        self.config.key.family()
+        self.config.server_family
     }
 }
 

@@ -14,12 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plimsoll::balancer::Balancer;
-use plimsoll::check::{Comeback, IdleConnection, Monitor, Probe};
-use plimsoll::config::{Api, Config, Daemon, DepoolGuard, Servers, Service, Threshold};
+use plimsoll::check::{IdleConnection, Monitor, Probe};
+use plimsoll::config::{Api, Config, Daemon, Servers, Service};
 use plimsoll::event::{CheckId, Event, Verdict};
-use plimsoll::service::{
-    Host, Listed, Protocol, Scheduler, ServerList, ServiceName, VirtualService, Weight,
-};
+use plimsoll::service::{Host, Listed, Protocol, ServerList, ServiceName, VirtualService, Weight};
 use plimsoll::snapshot::{Mode, Snapshot};
 
 /// Services, and the addresses that they have among them.
@@ -160,22 +158,15 @@ fn config(services: u32, addresses: u32) -> Config {
             Duration::from_secs(1),
             Duration::from_secs(5),
         );
+        let address = IpAddr::V4(Ipv4Addr::from(0xc000_0200 + i % addresses));
+        let key = VirtualService::Address {
+            protocol: Protocol::Tcp,
+            address,
+            port: u16::try_from(1000 + i).expect("few services"),
+        };
         let service = Service {
-            name: name.clone(),
-            key: VirtualService {
-                protocol: Protocol::Tcp,
-                address: IpAddr::V4(Ipv4Addr::from(0xc000_0200 + i % addresses)),
-                port: u16::try_from(1000 + i).expect("few services"),
-            },
-            scheduler: Scheduler::Wrr,
-            one_packet: false,
-            depool_threshold: Threshold::new(0.5).expect("in range"),
-            depool_guard: DepoolGuard::Floor,
-            servers: Servers::Inline(Arc::new(list)),
             monitors: vec![Arc::new(monitor)],
-            vip_reachability: false,
-            comeback: Comeback::default(),
-            announce: Arc::default(),
+            ..Service::new(name.clone(), address, key, Servers::Inline(Arc::new(list)))
         };
         (name, Arc::new(service))
     };

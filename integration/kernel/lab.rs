@@ -1,14 +1,14 @@
 //! What the tests share: a network namespace, a sink that is given snapshots, and its events.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
-use plimsoll::config::{self, Config, DepoolGuard, Servers, Threshold};
+use plimsoll::config::{self, Config, Servers};
 use plimsoll::event::Event;
-use plimsoll::service::{Destinations, Protocol, Scheduler, VirtualService, Weight};
+use plimsoll::service::{Destinations, Protocol, VirtualService, Weight};
 use plimsoll::snapshot::{Applied, Condition, Counters, Mode, Service, Snapshot, Source};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -179,39 +179,42 @@ impl Lab {
 }
 
 pub(crate) fn key(address: &str, port: u16) -> VirtualService {
-    VirtualService {
+    VirtualService::Address {
         protocol: Protocol::Tcp,
         address: address.parse().unwrap(),
         port,
     }
 }
 
-pub(crate) fn pool(servers: &[(&str, u32)]) -> Arc<Destinations> {
+/// By direct routing, on the port of the service.
+pub(crate) fn pool(port: u16, servers: &[(&str, u32)]) -> Arc<Destinations> {
     let weight = |(address, weight): &(&str, u32)| {
-        (
-            address.parse::<IpAddr>().unwrap(),
-            Weight::new(*weight).unwrap(),
-        )
+        let backend = SocketAddr::new(address.parse().unwrap(), port);
+        (backend, Weight::new(*weight).unwrap().into())
     };
     Arc::new(servers.iter().map(weight).collect())
 }
 
+/// The VIP; of a firewall mark any will do.
+fn address(key: VirtualService) -> IpAddr {
+    match key {
+        VirtualService::Address { address, .. } => address,
+        VirtualService::Mark { .. } => "192.0.2.77".parse().unwrap(),
+    }
+}
+
 fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destinations>>) -> Service {
     let config = config::Service {
-        name: name.parse().unwrap(),
-        key,
-        scheduler: Scheduler::Wrr,
-        one_packet: false,
-        depool_threshold: Threshold::new(0.5).unwrap(),
-        depool_guard: DepoolGuard::Floor,
-        servers: Servers::File("/nonexistent".into()),
-        monitors: vec![],
-        vip_reachability: false,
-        comeback: Default::default(),
         announce: Arc::new(config::Announce {
             announce: false,
             ..config::Announce::default()
         }),
+        ..config::Service::new(
+            name.parse().unwrap(),
+            address(key),
+            key,
+            Servers::File("/nonexistent".into()),
+        )
     };
     Service {
         config: Arc::new(config),

@@ -205,7 +205,7 @@ fn both() -> [Monitor; 2] {
 fn at(server: IpAddr, monitor: Monitor) -> std::sync::Arc<Check> {
     let vip = VIP[usize::from(server.is_ipv6())].parse().unwrap();
     let mut check = Check::clone(&check(SocketAddr::new(server, 80), monitor));
-    check.key.address = vip;
+    check.vip = vip;
     check.into()
 }
 

@@ -111,10 +111,10 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> 
         }
         Resource::Server { pool, host } => {
             let service = snapshot.services.get(pool.as_str())?;
-            let server = service.servers.get(host.as_str())?;
+            let (host, server) = service.servers.get_key_value(host.as_str())?;
             Some(match form {
                 Form::Text => text::server(server),
-                Form::Json => json::server(service, server),
+                Form::Json => json::server(service, host, server),
             })
         }
         Resource::Services => Some(detail::services(snapshot, form, now)),
@@ -124,8 +124,8 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> 
         }
         Resource::ServiceServer { service, host } => {
             let service = snapshot.services.get(service.as_str())?;
-            let server = service.servers.get(host.as_str())?;
-            Some(detail::server(service, server, form, now))
+            let (host, server) = service.servers.get_key_value(host.as_str())?;
+            Some(detail::server(service, host, server, form, now))
         }
         Resource::Alerts => {
             let (status, message) = summary(&snapshot.alerts(now));

@@ -37,7 +37,7 @@ pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
         guard: service.guard,
         bad_entries: &service.list_faults,
         servers: servers
-            .map(|(host, server)| (host, State::of(service, server, now)))
+            .map(|(host, server)| (host, State::of(service, host, server, now)))
             .collect(),
     };
     match form {
@@ -46,8 +46,14 @@ pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
     }
 }
 
-pub(super) fn server(service: &Service, server: &Server, form: Form, now: Instant) -> String {
-    let state = State::of(service, server, now);
+pub(super) fn server(
+    service: &Service,
+    host: &Host,
+    server: &Server,
+    form: Form,
+    now: Instant,
+) -> String {
+    let state = State::of(service, host, server, now);
     match form {
         Form::Json => json(&state),
         Form::Text => {
@@ -155,10 +161,11 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
 }
 
 impl State<'_> {
-    fn of<'a>(service: &Service, server: &'a Server, now: Instant) -> State<'a> {
+    fn of<'a>(service: &Service, host: &Host, server: &'a Server, now: Instant) -> State<'a> {
         let note = server.note.as_deref();
-        let in_ipvs = server.address.filter(|_| server.pooled.in_ipvs());
-        let wanted = service.destinations.as_ref();
+        let in_ipvs = service
+            .destination(host, server)
+            .filter(|_| server.pooled.in_ipvs());
         State {
             server,
             enabled: server.enabled(),
@@ -173,7 +180,7 @@ impl State<'_> {
                 Pooled::No | Pooled::Yes => None,
             },
             weight: server.listed.map(|listed| listed.weight),
-            ipvs_weight: in_ipvs.and_then(|address| wanted?.get(&address).copied()),
+            ipvs_weight: in_ipvs.map(|to| to.weight),
             scaled: server.scaled.iter().map(By::of).collect(),
             address: server.address,
             unresolved: server.unresolved.as_deref(),
@@ -352,7 +359,13 @@ mod tests {
              d:\tenabled/down/not pooled, weight 10, unresolved: no such name, confirmed, \
              proxy-fetch: connection refused\n"
         );
-        let b = server(&web, &web.servers["b"], Form::Text, now);
+        let b = server(
+            &web,
+            &"b".parse().unwrap(),
+            &web.servers["b"],
+            Form::Text,
+            now,
+        );
         let end = "until: 2026-01-01T00:00:00Z\nproxy-fetch:\tup\n";
         assert!(b.ends_with(end), "{b}");
 
@@ -385,11 +398,20 @@ mod tests {
                 Scaled::SlowStart { percent: 40 },
             ];
             let destinations = Arc::make_mut(s.destinations.as_mut().unwrap());
-            destinations.insert(sample::ip("10.0.0.1"), Weight::new(3).unwrap());
+            let to = Weight::new(3).unwrap().into();
+            destinations.insert("10.0.0.1:80".parse().unwrap(), to);
             let until = now + Duration::from_secs(90);
             servers.get_mut("b").unwrap().kept_down = Some(KeptDown::FlapHold { until });
         });
-        let text = |host: &str| server(&web, &web.servers[host], Form::Text, now);
+        let text = |host: &str| {
+            server(
+                &web,
+                &host.parse().unwrap(),
+                &web.servers[host],
+                Form::Text,
+                now,
+            )
+        };
         let a = "enabled/up/pooled, weight 10, in IPVS 3, load 70 %, slow-start 40 %\n";
         assert!(text("a").starts_with(a), "{}", text("a"));
         let b = "enabled/down/not pooled, flap-hold for 1m 30s, weight 10, proxy-fetch: ";
@@ -419,7 +441,16 @@ mod tests {
                 "last": null,
             }],
         });
-        assert_eq!(parse(server(&web, &web.servers["b"], Form::Json, now)), b);
+        assert_eq!(
+            parse(server(
+                &web,
+                &"b".parse().unwrap(),
+                &web.servers["b"],
+                Form::Json,
+                now
+            )),
+            b
+        );
         let summary = json!({
             "condition": "healthy", "listed": 3, "pooled": 3,
             "list": {

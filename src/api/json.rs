@@ -14,13 +14,13 @@ pub(super) fn pools(snapshot: &Snapshot) -> String {
 pub(super) fn pool(service: &Service) -> String {
     let servers = service.servers.iter();
     let states: BTreeMap<&Host, State> = servers
-        .map(|(host, server)| (host, State::of(service, server)))
+        .map(|(host, server)| (host, State::of(service, host, server)))
         .collect();
     json(&states)
 }
 
-pub(super) fn server(service: &Service, server: &Server) -> String {
-    json(&State::of(service, server))
+pub(super) fn server(service: &Service, host: &Host, server: &Server) -> String {
+    json(&State::of(service, host, server))
 }
 
 pub(super) fn alerts(status: &str, message: &str) -> String {
@@ -47,15 +47,9 @@ struct State {
 }
 
 impl State {
-    fn of(service: &Service, server: &Server) -> State {
+    fn of(service: &Service, host: &Host, server: &Server) -> State {
         // One that is held though no longer listed has the weight that IPVS has.
-        let held = || {
-            service
-                .destinations
-                .as_ref()?
-                .get(&server.address?)
-                .copied()
-        };
+        let held = || service.destination(host, server).map(|to| to.weight);
         let weight = server.listed.map(|listed| listed.weight).or_else(held);
         State {
             pooled: server.pooled.in_ipvs(),
@@ -104,7 +98,10 @@ mod tests {
             &["a up pooled", "b disabled", "c gone up guarded"],
         );
         let a = json!({"pooled": true, "weight": 10, "up": true, "enabled": true});
-        assert_eq!(parse(server(&web.1, &web.1.servers["a"])), a);
+        assert_eq!(
+            parse(server(&web.1, &"a".parse().unwrap(), &web.1.servers["a"])),
+            a
+        );
         let expected = json!({
             "a": a,
             "b": {"pooled": false, "weight": 10, "up": false, "enabled": false},

@@ -9,7 +9,7 @@ mod reckoned;
 mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::config::{Api, Bgp, Config, Daemon, DepoolGuard, Servers, Service, Thr
 use crate::event::{Event, Verdict};
 use crate::routing::Policy;
 use crate::service::{
-    Destinations, Host, Listed, Listing, Protocol, Scheduler, ServerList, ServiceName,
+    Destination, Destinations, Host, Listed, Listing, Protocol, ServerList, ServiceName,
     VirtualService, Weight,
 };
 use crate::snapshot::{self, Mode, Pooled, Snapshot};
@@ -82,7 +82,8 @@ impl Story {
         story.event(Event::Found(
             keys.iter().map(|key| (*key, Destinations::new())).collect(),
         ));
-        let present = keys.iter().map(|key| key.address).collect();
+        let services = story.snapshot.services.values();
+        let present = services.map(|service| service.config.address).collect();
         story.event(Event::Addresses {
             present,
             faults: BTreeMap::new(),
@@ -153,7 +154,10 @@ impl Story {
             destinations,
         } = event
         {
-            read(*service, destinations.values().any(|w| w.get() > 0));
+            read(
+                *service,
+                destinations.values().any(|to| to.weight.get() > 0),
+            );
             self.in_kernel.insert(*service, destinations.clone());
         } else if let Event::NotApplied { service, holds, .. } = event {
             read(*service, *holds);
@@ -169,23 +173,25 @@ impl Story {
                 *largest = destinations.len().max(*largest);
             }
         } else if let Event::Configured(config) = event {
-            let keys = |config: &Config| -> BTreeSet<VirtualService> {
-                config
-                    .services
-                    .values()
-                    .map(|service| service.key)
+            let keys = |config: &Config| -> BTreeMap<VirtualService, IpAddr> {
+                let services = config.services.values();
+                services
+                    .map(|service| (service.key, service.address))
                     .collect()
             };
-            let announced = |key: &&VirtualService| {
-                let vip = self.snapshot.vips.get(&key.address);
+            let announced = |address: &IpAddr| {
+                let vip = self.snapshot.vips.get(address);
                 vip.is_some_and(|vip| vip.announce.is_ok())
             };
             let (new, old) = (keys(config), keys(&self.snapshot.config));
-            self.in_kernel.retain(|key, _| new.contains(key));
-            self.kernel.retain(|key| new.contains(key));
-            self.came_later.retain(|key| new.contains(key));
-            self.came_later
-                .extend(new.difference(&old).filter(announced));
+            self.in_kernel.retain(|key, _| new.contains_key(key));
+            let come = new
+                .iter()
+                .filter(|(key, address)| !old.contains_key(key) && announced(address));
+            let come: Vec<_> = come.map(|(key, _)| *key).collect();
+            self.kernel.retain(|key| new.contains_key(key));
+            self.came_later.retain(|key| new.contains_key(key));
+            self.came_later.extend(come);
         }
     }
 
@@ -350,23 +356,22 @@ fn monitor(max_delay: u64) -> Arc<Monitor> {
 }
 
 fn service(service: &str, address: &str, port: u16) -> Service {
+    let address = address.parse().expect("the story's addresses are good");
+    let key = VirtualService::Address {
+        protocol: Protocol::Tcp,
+        address,
+        port,
+    };
+    let servers = Servers::File(format!("/pools/{service}.json").into());
     Service {
-        name: name(service),
-        key: VirtualService {
-            protocol: Protocol::Tcp,
-            address: address.parse().expect("the story's addresses are good"),
-            port,
-        },
-        scheduler: Scheduler::Wrr,
-        one_packet: false,
-        depool_threshold: Threshold::new(0.5).expect("in range"),
-        depool_guard: DepoolGuard::Floor,
-        servers: Servers::File(format!("/pools/{service}.json").into()),
         monitors: vec![monitor(300)],
-        vip_reachability: false,
-        comeback: Comeback::default(),
-        announce: Arc::default(),
+        ..Service::new(name(service), address, key, servers)
     }
+}
+
+/// A server's place in the kernel's table, in a service on port 80.
+fn backend(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 80)
 }
 
 fn config(services: impl IntoIterator<Item = Service>) -> Config {

@@ -21,8 +21,8 @@ impl Balancer {
         let retiring = || {
             self.snapshot
                 .retiring
-                .keys()
-                .any(|key| key.address == address)
+                .values()
+                .any(|retiring| *retiring == address)
         };
         if services.is_empty() && !retiring() {
             self.snapshot.vips.remove(&address);

@@ -13,6 +13,7 @@ use crate::config::{
     Authentication, Bgp, Config, Etcd, EtcdApi, Mistakes, Peer, Servers, Service, Ttl,
 };
 use crate::routing::Attributes;
+use crate::service::{Delivery, Family, Forwarding, SchedulerFlag, Scheduling, Tunnel};
 
 /// Why there is no summary.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +106,7 @@ fn peers_of(config: &Config, bgp: &Bgp, out: &mut impl Write) -> io::Result<()> 
     for peer in bgp.peers.values() {
         let mut told = BTreeSet::new();
         for service in config.services.values() {
-            let address = service.key.address;
+            let address = service.address;
             if peer.is_told(address, &service.announce) {
                 told.insert(address);
             }
@@ -174,16 +175,75 @@ fn listed<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     items.join(", ")
 }
 
+fn scheduling_of(scheduling: &Scheduling, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Scheduling {
+        scheduler,
+        flags,
+        one_packet,
+        persistence,
+    } = scheduling;
+    write!(f, ", {scheduler}")?;
+    for flag in flags {
+        f.write_str(match flag {
+            SchedulerFlag::Fallback => " with fallback",
+            SchedulerFlag::Port => " by ports",
+        })?;
+    }
+    if *one_packet {
+        f.write_str(", one-packet")?;
+    }
+    if let Some(persistence) = persistence {
+        write!(f, ", persistent for {}s", persistence.timeout)?;
+        if let Some(length) = persistence.prefix_length {
+            write!(f, " by /{length}")?;
+        }
+        if let Some(engine) = persistence.engine {
+            write!(f, " by {}", engine.name())?;
+        }
+    }
+    Ok(())
+}
+
+/// Only what is not usual.
+fn delivery_of(service: &Service, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Delivery {
+        forwarding,
+        upper,
+        lower,
+    } = service.delivery;
+    match forwarding {
+        Forwarding::DirectRouting => {}
+        Forwarding::Masquerading => write!(f, ", masquerading to port {}", service.server_port)?,
+        Forwarding::Tunnel(Tunnel::Ipip) => f.write_str(", by IPIP tunnel")?,
+        Forwarding::Tunnel(Tunnel::Gre { .. }) => f.write_str(", by GRE tunnel")?,
+        Forwarding::Tunnel(Tunnel::Gue { port, .. }) => {
+            write!(f, ", by GUE tunnel to port {port}")?;
+        }
+    }
+    if service.server_family != Family::of(service.address) {
+        write!(f, " over {}", service.server_family)?;
+    }
+    if upper > 0 {
+        write!(f, ", {lower} to {upper} connections a server")?;
+    }
+    if let Some(sorry) = service.sorry {
+        write!(f, ", sorry server {sorry}")?;
+    }
+    Ok(())
+}
+
 /// One line on a service.
 struct Summary<'a>(&'a Service, Option<&'a Bgp>);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary(service, bgp) = self;
-        write!(f, "{}, {}", service.key, service.scheduler)?;
-        if service.one_packet {
-            f.write_str(", one-packet")?;
+        write!(f, "{}", service.key)?;
+        if service.key.protocol().is_none() {
+            write!(f, ", address {}", service.address)?;
         }
+        scheduling_of(&service.scheduling, f)?;
+        delivery_of(service, f)?;
         match &service.servers {
             Servers::Inline(list) => write!(f, ", {}", counted(list.len(), "server"))?,
             Servers::File(path) => write!(f, ", servers from {}", path.display())?,

@@ -269,7 +269,8 @@ fn services<'a>(root: &Table<'a>, base: &bgp::announce::Base) -> Vec<Draft<'a>> 
             .mistake(format_args!("no service; write {RIGHT}"));
     }
     let draft = |(name, node): (&'a str, Node<'a>)| {
-        let table = node.table(service::KEYS)?;
+        let table = node.any_table(&format!("[{}]", node.place().path()))?;
+        table.note_keys_not_in(&[service::KEYS, service::delivery::KEYS]);
         Some(service::service(name, &table, base))
     };
     entries.into_iter().filter_map(draft).collect()
@@ -300,10 +301,13 @@ mod tests {
         (".bgp.peer", bgp::peer::KEYS),
         (".bgp.peer.tcp-ao", bgp::authentication::AO_KEYS),
         (".service.*", service::KEYS),
+        (".service.*", service::delivery::KEYS),
+        (".service.*.tunnel", service::delivery::TUNNEL_KEYS),
         (".service.*.flap-hold", comeback::FLAP_HOLD_KEYS),
         (".service.*.bgp", bgp::announce::KEYS),
         (".service.*.bgp.condition", bgp::announce::CONDITION_KEYS),
         (".service.*.server", server::KEYS),
+        (".service.*.server", service::delivery::KEYS),
         (".service.*.monitor", monitor::KEYS),
         (".service.*.monitor", monitor::PERIODIC_KEYS),
         (".service.*.monitor", monitor::load::KEY),

@@ -116,21 +116,26 @@ pub(super) const KINDS: &[Kind] = &[
 /// The longest row of results that damping looks at.
 const LONGEST_WINDOW: u32 = 64;
 
-/// `protocol`: the service's, if it is known.
-pub(super) fn monitors(node: &Node<'_>, protocol: Option<Protocol>) -> Option<Vec<Arc<Monitor>>> {
+/// `protocol`: the service's, if it is known and has one. `has_port`: where servers listen is known without a monitor's
+/// `port`.
+pub(super) fn monitors(
+    node: &Node<'_>,
+    protocol: Option<Protocol>,
+    has_port: bool,
+) -> Option<Vec<Arc<Monitor>>> {
     if node.is_empty_list() {
         return Some(Vec::new());
     }
     let tables = node.tables();
     let good: Vec<_> = tables
         .iter()
-        .filter_map(|table| monitor(table, protocol))
+        .filter_map(|table| monitor(table, protocol, has_port))
         .map(Arc::new)
         .collect();
     (!good.is_empty() && good.len() == tables.len()).then_some(good)
 }
 
-fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
+fn monitor(table: &Table<'_>, protocol: Option<Protocol>, has_port: bool) -> Option<Monitor> {
     let kind = table.required("type", "type = \"proxy-fetch\", say", |node| {
         let kind = node.choice("monitor type", KINDS.iter().map(|kind| (kind.name, kind)))?;
         if matches!(
@@ -179,8 +184,17 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>) -> Option<Monitor> {
     };
     let (monitor, port) = (monitor?, port?);
     let usual = matches!(monitor.probe, Probe::DnsQuery(_)).then_some(dns_query::PORT);
+    let port = port.or(usual);
+    if port.is_none() && !has_port && !matches!(monitor.probe, Probe::Ping | Probe::RunCommand(_)) {
+        let place = &table.place;
+        place.missing(
+            "port",
+            "missing, the service has none of its own; write port = 80, say",
+        );
+        return None;
+    }
     Some(Monitor {
-        port: port.or(usual),
+        port,
         path: path?,
         depool: depool?,
         load: load?,

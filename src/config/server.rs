@@ -1,21 +1,29 @@
 //! Reads where a service's servers come from: `servers = "…"` or `[[service.NAME.server]]`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Servers;
 use super::reader::{Key, Node, Table, key};
+use super::service::delivery;
 use super::spelling::quoted;
 use super::value;
 use crate::conftool::PoolPath;
-use crate::service::{Family, Host, Listed, ServerList, Weight};
+use crate::service::{Delivery, Family, Forwarding, Host, Listed, ServerList, Weight};
 
 pub(super) const KEYS: &[Key] = &[key("host"), key("weight"), key("enabled")];
 
-/// `family`: the service's, if it is known.
-pub(super) fn servers(table: &Table<'_>, family: Option<Family>) -> Option<Servers> {
+/// A list in the configuration may say of a server how packets get to it.
+type Deliveries = BTreeMap<Host, Delivery>;
+
+/// `family`: the servers', if it is known. `delivery`: the service's.
+pub(super) fn servers(
+    table: &Table<'_>,
+    family: Option<Family>,
+    delivery: Delivery,
+) -> Option<(Servers, Deliveries)> {
     let file = table.get("servers");
     let inline = table.get("server");
     let inline_right = format!("[[{}.server]]", table.place.path());
@@ -25,9 +33,11 @@ pub(super) fn servers(table: &Table<'_>, family: Option<Family>) -> Option<Serve
             "there is {inline_right} too, on line {line}; leave out one of the two"
         ));
     }
-    let file = file.map(|node| elsewhere(&node, &inline_right));
-    let inline =
-        inline.map(|node| inline_list(&node, family).map(|list| Servers::Inline(Arc::new(list))));
+    let file = file.map(|node| Some((elsewhere(&node, &inline_right)?, Deliveries::new())));
+    let inline = inline.map(|node| {
+        let (list, deliveries) = inline_list(&node, family, delivery)?;
+        Some((Servers::Inline(Arc::new(list)), deliveries))
+    });
     match (file, inline) {
         (Some(servers), None) | (None, Some(servers)) => servers,
         (Some(_), Some(_)) => None,
@@ -80,23 +90,33 @@ fn elsewhere(node: &Node<'_>, inline_right: &str) -> Option<Servers> {
     None
 }
 
-fn inline_list(node: &Node<'_>, family: Option<Family>) -> Option<ServerList> {
+fn inline_list(
+    node: &Node<'_>,
+    family: Option<Family>,
+    base: Delivery,
+) -> Option<(ServerList, Deliveries)> {
     if node.is_empty_list() {
         node.mistake("no server; write at least one, an empty list never empties a pool");
         return None;
     }
     let tables = node.tables();
     let mut lines = BTreeMap::new();
+    let mut deliveries = Deliveries::new();
     let list: ServerList = tables
         .iter()
         .filter_map(|table| {
-            table.note_unknown_keys(KEYS);
+            table.note_keys_not_in(&[KEYS, delivery::KEYS]);
+            let own = delivery::delivery(table, base);
             let host = table.required("host", "the server's name or address, in quotes", |node| {
-                let host = host(node, family)?;
+                let host = host(node, family, own)?;
                 once(node, &host, &mut lines).then_some(host)
             });
+            if let (Some(host), Some(own)) = (&host, own.filter(|own| *own != base)) {
+                deliveries.insert(host.clone(), own);
+            }
             let weight = table.or("weight", Weight::DEFAULT, weight);
             let enabled = table.or("enabled", true, Node::boolean);
+            own?;
             Some((
                 host?,
                 Listed {
@@ -106,7 +126,7 @@ fn inline_list(node: &Node<'_>, family: Option<Family>) -> Option<ServerList> {
             ))
         })
         .collect();
-    (!list.is_empty() && list.len() == tables.len()).then_some(list)
+    (!list.is_empty() && list.len() == tables.len()).then_some((list, deliveries))
 }
 
 fn weight(node: &Node<'_>) -> Option<Weight> {
@@ -116,9 +136,10 @@ fn weight(node: &Node<'_>) -> Option<Weight> {
 /// Whether this is the first of its name; two spellings of one name or address are the same server.
 fn once(node: &Node<'_>, host: &Host, lines: &mut BTreeMap<Host, usize>) -> bool {
     let plain = host.as_str().to_ascii_lowercase();
-    let same = match host.literal() {
-        Some(address) => Host::from(address),
-        None => plain
+    let same = match (host.literal(), host.port()) {
+        (Some(address), None) => Host::from(address),
+        (Some(address), Some(port)) => Host::from(SocketAddr::new(address, port)),
+        (None, _) => plain
             .trim_end_matches('.')
             .parse()
             .unwrap_or_else(|_| host.clone()),
@@ -133,7 +154,7 @@ fn once(node: &Node<'_>, host: &Host, lines: &mut BTreeMap<Host, usize>) -> bool
     true
 }
 
-fn host(node: &Node<'_>, family: Option<Family>) -> Option<Host> {
+fn host(node: &Node<'_>, family: Option<Family>, own: Option<Delivery>) -> Option<Host> {
     let text = node.string("a server's name or address", "cp1065.example.com")?;
     let host: Host = match text.parse() {
         Ok(host) => host,
@@ -142,8 +163,13 @@ fn host(node: &Node<'_>, family: Option<Family>) -> Option<Host> {
             return None;
         }
     };
+    let rewrites = |own: Delivery| own.forwarding == Forwarding::Masquerading;
+    if host.port().is_some() && !own.is_none_or(rewrites) {
+        node.mistake("only masquerading rewrites ports: the servers listen on the service's; write forwarding = \"masquerading\", or the name without a port");
+        return None;
+    }
     let Some(address) = host.literal() else {
-        return name(node, text).then_some(host);
+        return name(node, host.bare().as_str()).then_some(host);
     };
     usable(node, address, family).then_some(host)
 }
@@ -158,7 +184,7 @@ fn name(node: &Node<'_>, text: &str) -> bool {
     let found = quoted(text);
     if text.contains(':') {
         node.mistake(format_args!(
-            "{found} is no IPv6 address, and no name has a colon; write it without a port"
+            "{found} is no IPv6 address, and no name has a colon; write a name or an address"
         ));
     } else if last_label.chars().all(|c| c.is_ascii_digit()) {
         // RFC 1123 section 2.1: the highest label is alphabetic, so that names and addresses stay apart.
@@ -171,7 +197,7 @@ fn name(node: &Node<'_>, text: &str) -> bool {
     false
 }
 
-fn usable(node: &Node<'_>, address: IpAddr, family: Option<Family>) -> bool {
+pub(super) fn usable(node: &Node<'_>, address: IpAddr, family: Option<Family>) -> bool {
     if let Some((what, right)) = value::no_unicast(address) {
         node.mistake(format_args!("{address} is {what}; write {right}"));
         return false;

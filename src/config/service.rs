@@ -1,20 +1,37 @@
 //! Reads `[service.NAME]`, one service for itself; what services must agree on is in `agreement`.
 
+pub(super) mod delivery;
+mod key;
+mod scheduling;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use self::key::Known;
 
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Place;
+use super::value::Durations;
 use super::{Announce, DepoolGuard, Service, Threshold, bgp, comeback, monitor, server, value};
 use crate::check::{Monitor, Probe};
-use crate::service::{Family, Protocol, Scheduler, ServiceName, VirtualService};
+use crate::service::{Delivery, Forwarding, Protocol, ServiceName, VirtualService};
 
 pub(super) const KEYS: &[Key] = &[
     was("address", "ip"),
     key("port"),
     key("protocol"),
+    key("firewall-mark"),
     key("scheduler"),
+    key("scheduler-flags"),
     was("one-packet", "ops"),
+    key("persistence-timeout"),
+    key("persistence-prefix-length"),
+    key("persistence-engine"),
+    key("server-port"),
+    key("server-family"),
+    key("sorry"),
+    key("drain-timeout"),
     key("depool-threshold"),
     key("depool-guard"),
     was("servers", "config"),
@@ -26,6 +43,14 @@ pub(super) const KEYS: &[Key] = &[
     key("slow-start"),
     key("bgp"),
 ];
+
+/// As long as a day: whoever waits longer wants no end.
+const DRAIN_TIMEOUT: Durations = Durations {
+    least: Duration::ZERO,
+    most: Duration::from_secs(24 * 60 * 60),
+    whole_seconds: false,
+    example: "5m",
+};
 
 /// As much of a service as could be read.
 pub(super) struct Draft<'a> {
@@ -72,49 +97,69 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
             None
         }
     };
-    let address = table.required(
-        "address",
-        "address = \"192.0.2.11\", say",
-        value::global_address,
-    );
-    let port = table.required("port", "port = 80, say", value::port);
-    let protocol = table.required("protocol", "protocol = \"tcp\" or \"udp\"", protocol);
-    let scheduler = table.required("scheduler", "scheduler = \"wrr\", say", scheduler);
-    let one_packet = table.or("one-packet", false, |node| one_packet(node, protocol));
+    let known = key::key(table);
+    let Known {
+        address,
+        protocol,
+        key,
+    } = known;
+    let scheduling = scheduling::scheduling(table, known);
+    let delivery = delivery::delivery(table, Delivery::default());
+    let forwarding = delivery.map(|delivery| delivery.forwarding);
+    let server_port = delivery::server_port(table, known, forwarding);
+    let server_family = delivery::server_family(table, known, forwarding);
+    let sorry = delivery::sorry(table, server_port, server_family, forwarding);
+    let drain_timeout = table.or("drain-timeout", Service::DRAIN_TIMEOUT, |node| {
+        value::duration(node, &DRAIN_TIMEOUT)
+    });
     let depool_threshold = table.or("depool-threshold", Threshold::DEFAULT, threshold);
     let depool_guard = table.or("depool-guard", DepoolGuard::Floor, depool_guard);
-    let servers = server::servers(table, address.map(Family::of));
+    let servers = server::servers(table, server_family, delivery.unwrap_or_default());
+    let default_port = key.is_none() || server_port != Some(0);
     let monitors = table.or("monitor", Vec::new(), |node| {
-        monitor::monitors(node, protocol)
+        monitor::monitors(node, protocol, default_port)
     });
+    let direct = delivery::is_direct(delivery, key);
+    let way = |monitor: &&Arc<Monitor>| monitor.asks_at_vip();
+    if let Some(monitor) = monitors.iter().flatten().find(way)
+        && forwarding.is_some_and(|forwarding| forwarding != Forwarding::DirectRouting)
+    {
+        let (place, kind) = (table.place_of("monitor"), monitor.probe.kind());
+        place.mistake(format_args!("{kind} takes the way of direct routing, which is not this service's forwarding; write a monitor of the server itself"));
+    }
     let vip_reachability = table.optional("vip-reachability", |node| {
-        vip_reachability(node, protocol, monitors.as_deref().unwrap_or_default())
+        vip_reachability(
+            node,
+            protocol,
+            direct,
+            monitors.as_deref().unwrap_or_default(),
+        )
     });
-    let by_default = protocol == Some(Protocol::Tcp)
+    let by_default = direct
+        && protocol == Some(Protocol::Tcp)
         && !has_vip_reachability(monitors.as_deref().unwrap_or_default());
     let comeback = comeback::comeback(table);
     let announce = table.or("bgp", base.announce.clone(), |node| {
         bgp::announce::announce(&node.table(bgp::announce::KEYS)?, base, address)
     });
     let announce = announce.map(Arc::new);
-    let key = || {
-        Some(VirtualService {
-            protocol: protocol?,
-            address: address?,
-            port: port?,
-        })
-    };
-    let key = key();
     let shared = announce.clone();
     let service = || {
+        let (servers, deliveries) = servers?;
         Some(Service {
             name: good_name?,
+            address: address?,
             key: key?,
-            scheduler: scheduler?,
-            one_packet: one_packet?,
+            scheduling: scheduling?,
+            delivery: delivery?,
+            deliveries,
+            server_port: server_port?,
+            server_family: server_family?,
+            sorry: sorry?,
+            drain_timeout: drain_timeout?,
             depool_threshold: depool_threshold?,
             depool_guard: depool_guard?,
-            servers: servers?,
+            servers,
             vip_reachability: vip_reachability?.unwrap_or(by_default),
             monitors: monitors?,
             comeback: comeback?,
@@ -130,36 +175,20 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
     }
 }
 
-fn protocol(node: &Node<'_>) -> Option<Protocol> {
-    node.choice("protocol", [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
-}
-
-fn scheduler(node: &Node<'_>) -> Option<Scheduler> {
-    node.choice(
-        "scheduler",
-        Scheduler::ALL
-            .iter()
-            .map(|scheduler| (scheduler.name(), *scheduler)),
-    )
-}
-
-fn one_packet(node: &Node<'_>, protocol: Option<Protocol>) -> Option<bool> {
-    let one_packet = node.boolean()?;
-    if one_packet && protocol == Some(Protocol::Tcp) {
-        node.mistake("one-packet scheduling is for UDP, this service is TCP; leave it out or write protocol = \"udp\"");
-        return None;
-    }
-    Some(one_packet)
-}
-
 fn vip_reachability(
     node: &Node<'_>,
     protocol: Option<Protocol>,
+    direct: bool,
     monitors: &[Arc<Monitor>],
 ) -> Option<bool> {
     let wanted = node.boolean()?;
-    if wanted && protocol == Some(Protocol::Udp) {
-        node.mistake("it is for TCP, this service is UDP; leave it out, or write a [[service.NAME.monitor]] of this type, with the port of a TCP server");
+    if wanted && !direct {
+        node.mistake("it is for direct routing and one port; leave it out");
+        return None;
+    }
+    if let Some(other) = protocol.filter(|other| wanted && *other != Protocol::Tcp) {
+        let other = other.to_string().to_uppercase();
+        node.mistake(format_args!("it is for TCP, this service is {other}; leave it out, or write a [[service.NAME.monitor]] of this type, with the port of a TCP server"));
         return None;
     }
     if wanted && has_vip_reachability(monitors) {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
 use super::diff::Wanted;
-use super::table::{ONE_PACKET, Settings};
+use super::table::Settings;
 use crate::config;
 use crate::service::{Destinations, VirtualService};
 use crate::snapshot::{Service, Snapshot};
@@ -40,7 +41,7 @@ pub(super) enum Task {
 pub(super) struct Agenda {
     seen: Option<Arc<Snapshot>>,
     targets: BTreeMap<VirtualService, Target>,
-    retiring: OrdMap<VirtualService, ()>,
+    retiring: OrdMap<VirtualService, IpAddr>,
     /// Changed, or to be tried again; the last one first.
     urgent: BTreeMap<u64, VirtualService>,
     tickets: u64,
@@ -78,7 +79,6 @@ impl Target {
     pub(super) fn wanted(&self) -> Option<Wanted> {
         Some(Wanted {
             settings: settings(&self.config),
-            port: self.config.key.port,
             destinations: self.destinations.clone()?,
         })
     }
@@ -96,7 +96,7 @@ impl Target {
     }
 
     pub(super) fn succeeded(&mut self, destinations: Arc<Destinations>) {
-        self.holds = destinations.values().any(|weight| weight.get() > 0);
+        self.holds = destinations.values().any(|to| to.weight.get() > 0);
         self.settled = Some(destinations);
         self.failed = None;
         self.delay = FIRST_DELAY;
@@ -122,11 +122,7 @@ impl Target {
 }
 
 fn settings(config: &config::Service) -> Settings {
-    Settings {
-        scheduler: config.scheduler.name().to_owned(),
-        flags: if config.one_packet { ONE_PACKET } else { 0 },
-        engine: None,
-    }
+    Settings::new(config.key.family(), &config.scheduling)
 }
 
 fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {

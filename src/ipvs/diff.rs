@@ -13,8 +13,6 @@ use crate::service::Destinations;
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) settings: Settings,
-    /// With direct routing a destination's port is its service's.
-    pub(super) port: u16,
     pub(super) destinations: Arc<Destinations>,
 }
 
@@ -28,9 +26,8 @@ pub(super) fn changes(wanted: &Wanted, held: Option<&Held>) -> Vec<Change> {
         Some(_) => {}
     }
     let mut edits = Vec::new();
-    for (&address, &weight) in wanted.destinations.iter() {
-        let backend = (address, wanted.port);
-        let to = Destination::direct(weight.get());
+    for (&backend, &to) in wanted.destinations.iter() {
+        let to = Destination::from(to);
         match held.and_then(|held| held.destinations.get(&backend)) {
             None => changes.push(Change::AddDestination(backend, to)),
             Some(is) if *is != to => edits.push(Change::EditDestination(backend, to)),
@@ -41,9 +38,7 @@ pub(super) fn changes(wanted: &Wanted, held: Option<&Held>) -> Vec<Change> {
     let there = held.into_iter().flat_map(|held| held.destinations.keys());
     changes.extend(
         there
-            .filter(|(address, port)| {
-                *port != wanted.port || !wanted.destinations.contains_key(address)
-            })
+            .filter(|backend| !wanted.destinations.contains_key(backend))
             .map(|backend| Change::RemoveDestination(*backend)),
     );
     changes
@@ -52,25 +47,25 @@ pub(super) fn changes(wanted: &Wanted, held: Option<&Held>) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
     use proptest::prelude::*;
 
     use super::super::memory::Memory;
-    use super::super::table::{Backend, ONE_PACKET};
+    use super::super::table::{Backend, Encapsulation, ONE_PACKET};
     use super::*;
     use crate::service::{Protocol, VirtualService, Weight};
 
     fn key(last: u8) -> VirtualService {
-        VirtualService {
+        VirtualService::Address {
             protocol: Protocol::Tcp,
             address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)),
             port: 80,
         }
     }
 
-    fn server(last: u8) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    fn server(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
     }
 
     fn settings() -> impl Strategy<Value = Settings> {
@@ -82,6 +77,8 @@ mod tests {
             .prop_map(|(scheduler, flags, sip)| Settings {
                 scheduler: scheduler.into(),
                 flags,
+                timeout: 0,
+                netmask: u32::MAX,
                 engine: sip.then(|| "sip".into()),
             })
     }
@@ -97,13 +94,14 @@ mod tests {
                 settings: Settings {
                     scheduler: scheduler.into(),
                     flags: if ops { ONE_PACKET } else { 0 },
+                    timeout: 0,
+                    netmask: u32::MAX,
                     engine: None,
                 },
-                port: 80,
                 destinations: Arc::new(
                     destinations
                         .into_iter()
-                        .map(|(last, weight)| (server(last), Weight::new(weight).unwrap()))
+                        .map(|(last, weight)| (server(last), Weight::new(weight).unwrap().into()))
                         .collect(),
                 ),
             })
@@ -119,12 +117,13 @@ mod tests {
         )
             .prop_map(|(last, port, weight, forward, upper)| {
                 (
-                    (server(last), port),
+                    SocketAddr::new(server(last).ip(), port),
                     Destination {
                         weight,
                         forward,
                         upper,
                         lower: 0,
+                        tunnel: Encapsulation::default(),
                     },
                 )
             })
@@ -145,7 +144,7 @@ mod tests {
         let destinations = wanted
             .destinations
             .iter()
-            .map(|(address, weight)| ((*address, wanted.port), Destination::direct(weight.get())))
+            .map(|(backend, to)| (*backend, (*to).into()))
             .collect();
         Held {
             settings: wanted.settings.clone(),
@@ -196,32 +195,35 @@ mod tests {
             settings: Settings {
                 scheduler: "sh".into(),
                 flags: 0,
+                timeout: 0,
+                netmask: u32::MAX,
                 engine: None,
             },
-            port: 80,
             destinations: Arc::new(BTreeMap::from([
-                (server(1), Weight::new(5).unwrap()),
-                (server(2), Weight::DEFAULT),
+                (server(1), Weight::new(5).unwrap().into()),
+                (server(2), Weight::DEFAULT.into()),
             ])),
         };
         let held = Held {
             settings: Settings {
                 scheduler: "wrr".into(),
                 flags: 0,
+                timeout: 0,
+                netmask: u32::MAX,
                 engine: None,
             },
             destinations: BTreeMap::from([
-                ((server(1), 80), Destination::direct(10)),
-                ((server(3), 80), Destination::direct(10)),
+                (server(1), Destination::direct(10)),
+                (server(3), Destination::direct(10)),
             ]),
         };
         assert_eq!(
             changes(&wanted, Some(&held)),
             [
                 Change::EditService(wanted.settings.clone()),
-                Change::AddDestination((server(2), 80), Destination::direct(10)),
-                Change::EditDestination((server(1), 80), Destination::direct(5)),
-                Change::RemoveDestination((server(3), 80)),
+                Change::AddDestination(server(2), Destination::direct(10)),
+                Change::EditDestination(server(1), Destination::direct(5)),
+                Change::RemoveDestination(server(3)),
             ]
         );
     }

@@ -87,15 +87,17 @@ mod tests {
     #[test]
     fn refuses_as_the_kernel_does() {
         let memory = Memory::default();
-        let key = VirtualService {
+        let key = VirtualService::Address {
             protocol: Protocol::Udp,
             address: "2001:db8::1".parse().unwrap(),
             port: 53,
         };
-        let backend = ("2001:db8::2".parse().unwrap(), 53);
+        let backend = "[2001:db8::2]:53".parse().unwrap();
         let settings = Settings {
             scheduler: "wrr".into(),
             flags: 0,
+            timeout: 0,
+            netmask: u32::MAX,
             engine: None,
         };
         let to = Destination::direct(1);

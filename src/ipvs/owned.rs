@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
-use crate::service::{Protocol, VirtualService};
+use crate::service::VirtualService;
 use crate::state;
 
 const FILE: &str = "owned-services.json";
@@ -126,22 +125,7 @@ impl Owned {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
-    services: Vec<Row>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    protocol: Name,
-    address: IpAddr,
-    port: u16,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Name {
-    Tcp,
-    Udp,
+    services: BTreeSet<VirtualService>,
 }
 
 fn read(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
@@ -152,15 +136,7 @@ fn read(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
     };
     let content: Content =
         serde_json::from_slice(&bytes).map_err(|e| aside(path, &e.to_string()))?;
-    let key = |row: Row| VirtualService {
-        protocol: match row.protocol {
-            Name::Tcp => Protocol::Tcp,
-            Name::Udp => Protocol::Udp,
-        },
-        address: row.address,
-        port: row.port,
-    };
-    Ok(content.services.into_iter().map(key).collect())
+    Ok(content.services)
 }
 
 fn aside(path: &Path, why: &str) -> String {
@@ -169,16 +145,8 @@ fn aside(path: &Path, why: &str) -> String {
 }
 
 fn write(path: &Path, keys: &BTreeSet<VirtualService>) -> io::Result<()> {
-    let row = |key: &VirtualService| Row {
-        protocol: match key.protocol {
-            Protocol::Tcp => Name::Tcp,
-            Protocol::Udp => Name::Udp,
-        },
-        address: key.address,
-        port: key.port,
-    };
     let text = serde_json::to_vec_pretty(&Content {
-        services: keys.iter().map(row).collect(),
+        services: keys.clone(),
     })?;
     state::write(path, &text)
 }
@@ -186,9 +154,10 @@ fn write(path: &Path, keys: &BTreeSet<VirtualService>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::Protocol;
 
     fn key(port: u16) -> VirtualService {
-        VirtualService {
+        VirtualService::Address {
             protocol: Protocol::Tcp,
             address: "2001:db8::1".parse().unwrap(),
             port,

@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
 use super::memory::Memory;
 use super::netlink::Kernel;
-use crate::service::VirtualService;
+use crate::service::{
+    self, Delivery, Family, Forwarding, GueChecksum, SchedulerFlag, Scheduling, Tunnel,
+    VirtualService,
+};
 
 /// Where services are programmed.
 #[derive(Debug)]
@@ -44,40 +47,138 @@ pub(super) struct Settings {
     pub(super) scheduler: String,
     /// `IP_VS_SVC_F_*` of linux/ip_vs.h, without what the kernel keeps for itself.
     pub(super) flags: u32,
-    /// The persistence engine; we want none.
+    /// Of persistence, in seconds.
+    pub(super) timeout: u32,
+    /// Of persistence: an IPv4 mask in network order, or an IPv6 prefix length.
+    pub(super) netmask: u32,
+    /// The persistence engine.
     pub(super) engine: Option<String>,
 }
 
-/// `IP_VS_SVC_F_ONEPACKET` of linux/ip_vs.h.
+/// `IP_VS_SVC_F_*` of linux/ip_vs.h. What the last two mean is the scheduler's: of `sh` and `mh` the same.
+const PERSISTENT: u32 = 1;
 pub(super) const ONE_PACKET: u32 = 4;
+const FALLBACK: u32 = 8;
+const PORT: u32 = 0x10;
 
-/// `IP_VS_CONN_F_DROUTE` of linux/ip_vs.h.
-pub(super) const DIRECT_ROUTING: u32 = 3;
+impl Settings {
+    /// `family`: the service's.
+    pub(super) fn new(family: Family, scheduling: &Scheduling) -> Settings {
+        let Scheduling {
+            scheduler,
+            flags,
+            one_packet,
+            persistence,
+        } = scheduling;
+        let flag = |flag: &SchedulerFlag| match flag {
+            SchedulerFlag::Fallback => FALLBACK,
+            SchedulerFlag::Port => PORT,
+        };
+        let set = |bit, is: bool| if is { bit } else { 0 };
+        let length = persistence.and_then(|persistence| persistence.prefix_length);
+        let engine = persistence.and_then(|persistence| persistence.engine);
+        Settings {
+            scheduler: scheduler.name().to_owned(),
+            flags: flags.iter().map(flag).sum::<u32>()
+                | set(ONE_PACKET, *one_packet)
+                | set(PERSISTENT, persistence.is_some()),
+            timeout: persistence.map_or(0, |persistence| persistence.timeout),
+            netmask: netmask(family, length),
+            engine: engine.map(|engine| engine.name().to_owned()),
+        }
+    }
+}
 
+/// `None`: an address is for itself.
+fn netmask(family: Family, length: Option<u8>) -> u32 {
+    match family {
+        Family::Ipv4 => {
+            let host_bits = 32u32.saturating_sub(length.unwrap_or(32).into());
+            u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be()
+        }
+        Family::Ipv6 => length.unwrap_or(128).into(),
+    }
+}
+
+/// `IP_VS_CONN_F_*` of linux/ip_vs.h: the forwarding part.
+const MASQUERADING: u32 = 0;
+pub(super) const TUNNEL: u32 = 2;
+const DIRECT_ROUTING: u32 = 3;
+
+/// A server as the kernel has it; anything that it may have can be said so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
     pub(super) weight: u32,
-    /// `IP_VS_CONN_F_*` of linux/ip_vs.h, its forwarding part.
     pub(super) forward: u32,
     /// Connection thresholds, 0: none.
     pub(super) upper: u32,
     pub(super) lower: u32,
+    pub(super) tunnel: Encapsulation,
 }
 
+/// `IP_VS_CONN_F_TUNNEL_TYPE_*` and `IP_VS_TUNNEL_ENCAP_FLAG_*` of linux/ip_vs.h. All 0 is IP in IP, and no tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encapsulation {
+    pub(super) kind: u8,
+    pub(super) port: u16,
+    pub(super) flags: u16,
+}
+
+#[cfg(test)]
 impl Destination {
-    /// As we make them.
     pub(super) fn direct(weight: u32) -> Destination {
         Destination {
             weight,
             forward: DIRECT_ROUTING,
             upper: 0,
             lower: 0,
+            tunnel: Encapsulation::default(),
+        }
+    }
+}
+
+impl From<Tunnel> for Encapsulation {
+    fn from(tunnel: Tunnel) -> Encapsulation {
+        let (kind, port, flags) = match tunnel {
+            Tunnel::Ipip => (0, 0, 0),
+            Tunnel::Gue { port, checksum } => {
+                let flags = match checksum {
+                    GueChecksum::None => 0,
+                    GueChecksum::Udp => 1,
+                    GueChecksum::Remote => 2,
+                };
+                (1, port, flags)
+            }
+            Tunnel::Gre { checksum } => (2, 0, u16::from(checksum)),
+        };
+        Encapsulation { kind, port, flags }
+    }
+}
+
+impl From<service::Destination> for Destination {
+    fn from(to: service::Destination) -> Destination {
+        let Delivery {
+            forwarding,
+            upper,
+            lower,
+        } = to.delivery;
+        let (forward, tunnel) = match forwarding {
+            Forwarding::DirectRouting => (DIRECT_ROUTING, Encapsulation::default()),
+            Forwarding::Masquerading => (MASQUERADING, Encapsulation::default()),
+            Forwarding::Tunnel(tunnel) => (TUNNEL, tunnel.into()),
+        };
+        Destination {
+            weight: to.weight.get(),
+            forward,
+            upper,
+            lower,
+            tunnel,
         }
     }
 }
 
 /// What the kernel knows a destination by, within its service.
-pub(super) type Backend = (IpAddr, u16);
+pub(super) type Backend = SocketAddr;
 
 /// One service as a table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +200,6 @@ pub(super) enum Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |(address, port): &Backend| SocketAddr::new(*address, *port);
         match self {
             Change::AddService(settings) => {
                 write!(f, "add the service with scheduler {}", settings.scheduler)
@@ -113,12 +213,12 @@ impl fmt::Display for Change {
             }
             Change::RemoveService => f.write_str("remove the service"),
             Change::AddDestination(backend, to) => {
-                write!(f, "add {} with weight {}", at(backend), to.weight)
+                write!(f, "add {} with weight {}", backend, to.weight)
             }
             Change::EditDestination(backend, to) => {
-                write!(f, "set {} to weight {}", at(backend), to.weight)
+                write!(f, "set {} to weight {}", backend, to.weight)
             }
-            Change::RemoveDestination(backend) => write!(f, "remove {}", at(backend)),
+            Change::RemoveDestination(backend) => write!(f, "remove {}", backend),
         }
     }
 }
@@ -148,7 +248,7 @@ impl fmt::Display for Refusal {
                 "the kernel's IPVS does not know this address family (CONFIG_IP_VS_IPV6)",
             ),
             // An address-less namespace has no route for the check in ip_vs_new_dest().
-            (Change::AddDestination((IpAddr::V4(_), _), _), Errno::EINVAL) => {
+            (Change::AddDestination(SocketAddr::V4(_), _), Errno::EINVAL) => {
                 write!(
                     f,
                     "the kernel refuses to {}: {} (is lo up?)",
@@ -178,7 +278,7 @@ pub(super) struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Listed {
     Service(VirtualService),
-    /// A kind that we never make (a firewall mark, SCTP), in words.
+    /// A kind that we never make, in words.
     Other(String),
 }
 
@@ -228,14 +328,11 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::Scheduler;
 
     #[test]
     fn a_refusal_says_what_to_do() {
-        let settings = Settings {
-            scheduler: "twos".into(),
-            flags: 0,
-            engine: None,
-        };
+        let settings = Settings::new(Family::Ipv4, &Scheduler::Twos.into());
         let missing = Refusal {
             change: Change::AddService(settings),
             errno: Errno::ENOENT,
@@ -244,7 +341,7 @@ mod tests {
             missing.to_string(),
             "the kernel has no scheduler twos: modprobe ip_vs_twos"
         );
-        let backend = ("10.0.0.1".parse().unwrap(), 80);
+        let backend = "10.0.0.1:80".parse().unwrap();
         let gone = Refusal {
             change: Change::RemoveDestination(backend),
             errno: Errno::ENOENT,

@@ -6,7 +6,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::table::{Destination, Settings};
 use super::*;
-use crate::config::{self, Config, DepoolGuard, Servers, Threshold};
-use crate::service::{Protocol, Scheduler};
+use crate::config::{self, Config, Servers};
+use crate::service::Protocol;
 use crate::snapshot::{Applied, Condition, Counters, Mode, Service, Source};
 
 struct Bench {
@@ -115,7 +115,7 @@ impl Bench {
             other => panic!("{other:?}"),
         }
         let held = self.held(key).expect("the service");
-        assert_eq!(destinations(key, Some(&held)), **wanted);
+        assert_eq!(destinations(Some(&held)), **wanted);
     }
 
     fn held(&self, key: VirtualService) -> Option<Held> {
@@ -135,38 +135,42 @@ impl Bench {
 }
 
 fn key(port: u16) -> VirtualService {
-    VirtualService {
+    VirtualService::Address {
         protocol: Protocol::Tcp,
         address: "192.0.2.1".parse().unwrap(),
         port,
     }
 }
 
-fn server(last: u8) -> IpAddr {
-    IpAddr::from([10, 0, 0, last])
+fn server(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 80))
 }
 
 fn pool(servers: &[(u8, u32)]) -> Arc<Destinations> {
-    let weight = |(last, weight): &(u8, u32)| (server(*last), Weight::new(*weight).unwrap());
+    let weight = |(last, weight): &(u8, u32)| (server(*last), Weight::new(*weight).unwrap().into());
     Arc::new(servers.iter().map(weight).collect())
+}
+
+/// The VIP; of a firewall mark any will do.
+fn address(key: VirtualService) -> IpAddr {
+    match key {
+        VirtualService::Address { address, .. } => address,
+        VirtualService::Mark { .. } => "192.0.2.77".parse().unwrap(),
+    }
 }
 
 fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destinations>>) -> Service {
     let config = config::Service {
-        name: name.parse().unwrap(),
-        key,
-        scheduler: Scheduler::Wrr,
-        one_packet: false,
-        depool_threshold: Threshold::new(0.5).unwrap(),
-        depool_guard: DepoolGuard::Floor,
-        servers: Servers::File("/nonexistent".into()),
-        monitors: vec![],
-        vip_reachability: false,
-        comeback: Default::default(),
         announce: Arc::new(config::Announce {
             announce: false,
             ..config::Announce::default()
         }),
+        ..config::Service::new(
+            name.parse().unwrap(),
+            address(key),
+            key,
+            Servers::File("/nonexistent".into()),
+        )
     };
     Service {
         config: Arc::new(config),
@@ -191,11 +195,13 @@ fn others() -> Vec<Change> {
     let settings = Settings {
         scheduler: "rr".into(),
         flags: 1,
+        timeout: 0,
+        netmask: u32::MAX,
         engine: None,
     };
     vec![
         Change::AddService(settings),
-        Change::AddDestination((server(9), 80), Destination::direct(3)),
+        Change::AddDestination(server(9), Destination::direct(3)),
     ]
 }
 
@@ -258,10 +264,12 @@ async fn mends_what_someone_changed() {
     bench.expect_applied(key(80), &wanted).await;
     let right = bench.held(key(80));
 
-    let backend = (server(1), 80);
+    let backend = server(1);
     let settings = Settings {
         scheduler: "sh".into(),
         flags: 8,
+        timeout: 0,
+        netmask: u32::MAX,
         engine: None,
     };
     for by_hand in [
@@ -275,7 +283,7 @@ async fn mends_what_someone_changed() {
                 ..Destination::direct(10)
             },
         ),
-        Change::AddDestination((server(3), 80), Destination::direct(1)),
+        Change::AddDestination(server(3), Destination::direct(1)),
         Change::EditService(settings),
     ] {
         bench.by_hand(key(80), &[by_hand]);
@@ -313,7 +321,7 @@ async fn removes_its_own_and_nothing_else() {
     }
     // It stays while its address is withdrawn, and goes then.
     bench.snapshot.services.remove("a");
-    bench.snapshot.retiring.insert(key(80), ());
+    bench.snapshot.retiring.insert(key(80), address(key(80)));
     bench.publish();
     bench.quiet().await;
     assert!(bench.held(key(80)).is_some());

@@ -5,10 +5,11 @@
 //! Numbers are in host order but for ports; an address always takes 16 bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 use nix::errno::Errno;
 
-use super::table::{Backend, Change, Destination, Listed, Settings};
+use super::table::{Backend, Change, Destination, Encapsulation, Listed, Settings, TUNNEL};
 use crate::service::{Family, Protocol, VirtualService};
 
 /// `IPVS_CMD_*`
@@ -156,19 +157,26 @@ impl Requests {
 
 fn put_service(out: &mut Vec<u8>, key: VirtualService, settings: Option<&Settings>) {
     nested(out, SERVICE, |out| {
-        let (family, netmask) = match key.family() {
-            // A mask for IPv4, a prefix length for IPv6.
-            Family::Ipv4 => (AF_INET, u32::MAX),
-            Family::Ipv6 => (AF_INET6, 128),
-        };
-        let protocol = match key.protocol {
-            Protocol::Tcp => TCP,
-            Protocol::Udp => UDP,
-        };
-        attribute(out, 1, &family.to_ne_bytes());
-        attribute(out, 2, &protocol.to_ne_bytes());
-        attribute(out, 3, &sixteen(key.address));
-        attribute(out, 4, &key.port.to_be_bytes());
+        attribute(out, 1, &number_of(key.family()).to_ne_bytes());
+        match key {
+            VirtualService::Address {
+                protocol,
+                address,
+                port,
+            } => {
+                let protocol = match protocol {
+                    Protocol::Tcp => TCP,
+                    Protocol::Udp => UDP,
+                    Protocol::Sctp => SCTP,
+                };
+                attribute(out, 2, &protocol.to_ne_bytes());
+                attribute(out, 3, &sixteen(address));
+                attribute(out, 4, &port.to_be_bytes());
+            }
+            VirtualService::Mark { mark, family: _ } => {
+                attribute(out, 5, &mark.get().to_ne_bytes());
+            }
+        }
         let Some(settings) = settings else { return };
         // The kernel wants these four together: scheduler, flags, timeout, netmask.
         let mut name = settings.scheduler.clone().into_bytes();
@@ -179,19 +187,21 @@ fn put_service(out: &mut Vec<u8>, key: VirtualService, settings: Option<&Setting
         flags[..4].copy_from_slice(&settings.flags.to_ne_bytes());
         flags[4..].copy_from_slice(&USER_FLAGS.to_ne_bytes());
         attribute(out, 7, &flags);
-        attribute(out, 8, &0u32.to_ne_bytes());
-        attribute(out, 9, &netmask.to_ne_bytes());
+        attribute(out, 8, &settings.timeout.to_ne_bytes());
+        attribute(out, 9, &settings.netmask.to_ne_bytes());
+        if let Some(engine) = &settings.engine {
+            let mut name = engine.clone().into_bytes();
+            name.push(0);
+            attribute(out, 11, &name);
+        }
     });
 }
 
-fn put_destination(out: &mut Vec<u8>, (address, port): Backend, to: Option<&Destination>) {
+fn put_destination(out: &mut Vec<u8>, backend: Backend, to: Option<&Destination>) {
     nested(out, DESTINATION, |out| {
-        let family = match Family::of(address) {
-            Family::Ipv4 => AF_INET,
-            Family::Ipv6 => AF_INET6,
-        };
-        attribute(out, 1, &sixteen(address));
-        attribute(out, 2, &port.to_be_bytes());
+        let family = number_of(Family::of(backend.ip()));
+        attribute(out, 1, &sixteen(backend.ip()));
+        attribute(out, 2, &backend.port().to_be_bytes());
         attribute(out, 11, &family.to_ne_bytes());
         let Some(to) = to else { return };
         // The kernel wants these four together: forwarding, weight, both thresholds.
@@ -203,7 +213,20 @@ fn put_destination(out: &mut Vec<u8>, (address, port): Backend, to: Option<&Dest
         ] {
             attribute(out, kind, &value.to_ne_bytes());
         }
+        // Kernels before 5.2 know no kinds of tunnels; of what is none they need not be told.
+        if to.tunnel != Encapsulation::default() || to.forward == TUNNEL {
+            attribute(out, 13, &[to.tunnel.kind]);
+            attribute(out, 14, &to.tunnel.port.to_be_bytes());
+            attribute(out, 15, &to.tunnel.flags.to_ne_bytes());
+        }
     });
+}
+
+fn number_of(family: Family) -> u16 {
+    match family {
+        Family::Ipv4 => AF_INET,
+        Family::Ipv6 => AF_INET6,
+    }
 }
 
 fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -303,6 +326,8 @@ pub(super) fn parse_service(body: &[u8]) -> (Listed, Settings) {
     let mut settings = Settings {
         scheduler: String::new(),
         flags: 0,
+        timeout: 0,
+        netmask: 0,
         engine: None,
     };
     for (kind, value) in inside(body, SERVICE) {
@@ -314,42 +339,52 @@ pub(super) fn parse_service(body: &[u8]) -> (Listed, Settings) {
             5 => mark = number(value),
             6 => settings.scheduler = text(value),
             7 => settings.flags = number(value).unwrap_or(0) & USER_FLAGS,
+            8 => settings.timeout = number(value).unwrap_or(0),
+            9 => settings.netmask = number(value).unwrap_or(0),
             11 => settings.engine = Some(text(value)).filter(|name| !name.is_empty()),
             _ => {}
         }
     }
-    let at = read_address(family, address);
-    let listed = match (mark, at, protocol) {
-        (Some(mark), _, _) => Listed::Other(format!("firewall mark {mark}")),
-        (None, Some(address), TCP) => Listed::Service(VirtualService {
-            protocol: Protocol::Tcp,
-            address,
-            port,
-        }),
-        (None, Some(address), UDP) => Listed::Service(VirtualService {
-            protocol: Protocol::Udp,
-            address,
-            port,
-        }),
-        (None, Some(address), SCTP) => {
-            Listed::Other(format!("sctp {}", SocketAddr::new(address, port)))
-        }
-        (None, Some(address), other) => Listed::Other(format!(
-            "protocol {other} {}",
-            SocketAddr::new(address, port)
-        )),
-        (None, None, _) => Listed::Other(format!("address family {family}")),
+    let marked = mark.and_then(NonZeroU32::new);
+    let listed = match (marked, family_of(family), read_address(family, address)) {
+        (Some(mark), Some(family), _) => Listed::Service(VirtualService::Mark { mark, family }),
+        (None, _, Some(address)) => match protocol_of(protocol) {
+            Some(protocol) => Listed::Service(VirtualService::Address {
+                protocol,
+                address,
+                port,
+            }),
+            None => {
+                let at = SocketAddr::new(address, port);
+                Listed::Other(format!("protocol {protocol} {at}"))
+            }
+        },
+        (Some(_) | None, _, _) => Listed::Other(format!("address family {family}")),
     };
     (listed, settings)
+}
+
+fn protocol_of(number: u16) -> Option<Protocol> {
+    match number {
+        TCP => Some(Protocol::Tcp),
+        UDP => Some(Protocol::Udp),
+        SCTP => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+fn family_of(number: u16) -> Option<Family> {
+    match number {
+        AF_INET => Some(Family::Ipv4),
+        AF_INET6 => Some(Family::Ipv6),
+        _ => None,
+    }
 }
 
 /// A destination in an answer, of a service of this family; `None` if its address cannot be made out.
 pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend, Destination)> {
     // Kernels before 3.18 do not say the family: it is the service's.
-    let mut family = match service {
-        Family::Ipv4 => AF_INET,
-        Family::Ipv6 => AF_INET6,
-    };
+    let mut family = number_of(service);
     let mut address: &[u8] = &[];
     let mut port = 0;
     let mut to = Destination {
@@ -357,6 +392,7 @@ pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend
         forward: 0,
         upper: 0,
         lower: 0,
+        tunnel: Encapsulation::default(),
     };
     for (kind, value) in inside(body, DESTINATION) {
         match kind {
@@ -367,10 +403,13 @@ pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend
             5 => to.upper = number(value)?,
             6 => to.lower = number(value)?,
             11 => family = short(value)?,
+            13 => to.tunnel.kind = *value.first()?,
+            14 => to.tunnel.port = big_endian(value)?,
+            15 => to.tunnel.flags = short(value)?,
             _ => {}
         }
     }
-    Some(((read_address(family, address)?, port), to))
+    Some((SocketAddr::new(read_address(family, address)?, port), to))
 }
 
 fn read_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
@@ -426,7 +465,7 @@ mod tests {
     use super::*;
 
     fn key(address: &str) -> VirtualService {
-        VirtualService {
+        VirtualService::Address {
             protocol: Protocol::Udp,
             address: address.parse().unwrap(),
             port: 53,
@@ -452,12 +491,24 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
-        for (vip, server) in [("192.0.2.1", "10.0.0.1"), ("2001:db8::1", "2001:db8::2")] {
-            let key = key(vip);
+        let mark = |family| VirtualService::Mark {
+            mark: NonZeroU32::MAX,
+            family,
+        };
+        for (key, server) in [
+            (key("192.0.2.1"), "10.0.0.1:53"),
+            (key("2001:db8::1"), "[2001:db8::2]:53"),
+            // By tunnel.
+            (key("192.0.2.1"), "[2001:db8::2]:53"),
+            (mark(Family::Ipv4), "10.0.0.1:0"),
+            (mark(Family::Ipv6), "10.0.0.1:8000"),
+        ] {
             let settings = Settings {
                 scheduler: "mh".into(),
-                flags: 4,
-                engine: None,
+                flags: 5,
+                timeout: 300,
+                netmask: 24,
+                engine: Some("sip".into()),
             };
             let mut requests = Requests::new(28, 0);
             requests.change(key, &Change::AddService(settings.clone()));
@@ -466,12 +517,17 @@ mod tests {
                 (Listed::Service(key), settings)
             );
 
-            let backend = (server.parse().unwrap(), 53);
+            let backend = server.parse().unwrap();
             let to = Destination {
                 weight: 7,
-                forward: 3,
+                forward: TUNNEL,
                 upper: 9,
                 lower: 8,
+                tunnel: Encapsulation {
+                    kind: 1,
+                    port: 5555,
+                    flags: 2,
+                },
             };
             let mut requests = Requests::new(28, 0);
             requests.change(key, &Change::EditDestination(backend, to.clone()));
@@ -492,7 +548,7 @@ mod tests {
             attribute(out, 6, b"rr\0");
         });
         let (listed, settings) = parse_service(&body);
-        assert_eq!(listed.to_string(), "firewall mark 7");
+        assert_eq!(listed.to_string(), "IPv4 firewall mark 7");
         assert_eq!(settings.scheduler, "rr");
 
         let mut body = Vec::new();

@@ -219,11 +219,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let check = Check {
             service: "web".parse().unwrap(),
-            key: crate::service::VirtualService {
+            key: crate::service::VirtualService::Address {
                 protocol: crate::service::Protocol::Tcp,
                 address: "192.0.2.1".parse().unwrap(),
                 port: 80,
             },
+            vip: "192.0.2.1".parse().unwrap(),
             host: "10.0.0.1".parse().unwrap(),
             target: "10.0.0.1:80".parse().unwrap(),
             monitor: Arc::new(Monitor {

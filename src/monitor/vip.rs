@@ -177,7 +177,7 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Where clients connect to, as far as the check goes: the VIP and the monitor's port.
 pub(super) fn asked(check: &Check) -> SocketAddr {
-    SocketAddr::new(check.key.address, check.target.port())
+    SocketAddr::new(check.vip, check.target.port())
 }
 
 pub(super) fn refused(vip: SocketAddr) -> Failure {

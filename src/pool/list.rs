@@ -42,10 +42,10 @@ impl Pool {
             member.identify(start);
             if let Some(address) = host.literal() {
                 member.answered = true;
-                if Family::of(address) == self.config.key.family() {
+                if Family::of(address) == self.config.server_family {
                     self.give_address(host, address);
                 } else {
-                    let family = self.config.key.family();
+                    let family = self.config.server_family;
                     member.unresolved = Some(format!("{host} is no {family} address").into());
                 }
             }

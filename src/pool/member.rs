@@ -308,12 +308,14 @@ impl Member {
         ids: &mut CheckIds,
     ) {
         let Some(address) = self.address else { return };
+        let backend = service.backend(host, address);
         for run in &mut self.runs {
             run.check.get_or_insert_with(|| {
-                let port = run.monitor.port.unwrap_or(service.key.port);
+                let port = run.monitor.port.unwrap_or(backend.port());
                 let check = Check {
                     service: service.name.clone(),
                     key: service.key,
+                    vip: service.address,
                     host: host.clone(),
                     target: SocketAddr::new(address, port),
                     monitor: run.monitor.clone(),

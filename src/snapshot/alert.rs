@@ -221,7 +221,7 @@ impl Snapshot {
             return;
         };
         let destinations = service.destinations.iter().flat_map(|d| d.values());
-        let serving = destinations.filter(|weight| weight.get() > 0).count();
+        let serving = destinations.filter(|to| to.weight.get() > 0).count();
         let etcd = self.config.etcd.as_ref();
         let pool = match &service.config.servers {
             // `ctl` speaks v3 only.
@@ -487,7 +487,7 @@ fn awaited(server: &Server) -> bool {
 
 fn nothing_weighted(service: &Service) -> bool {
     let destinations = service.destinations.iter().flat_map(|d| d.values());
-    let mut weights = destinations.map(|weight| weight.get()).peekable();
+    let mut weights = destinations.map(|to| to.weight.get()).peekable();
     weights.peek().is_some() && weights.all(|weight| weight == 0)
 }
 
@@ -917,7 +917,9 @@ mod tests {
             let servers = Arc::make_mut(&mut s.servers);
             servers.extend([server("d up pooled")]);
             let zero = Weight::new(0).unwrap();
-            s.destinations = Some(Arc::new([("10.0.0.4".parse().unwrap(), zero)].into()));
+            s.destinations = Some(Arc::new(
+                [("10.0.0.4:80".parse().unwrap(), zero.into())].into(),
+            ));
         });
         check(
             &snapshot([no_weight]),

@@ -2,7 +2,7 @@
 //! the unit tests and `integration/api.rs` include it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,9 +15,7 @@ use crate::routing::session::{
     Figures, Foreign, Hint, Negotiated, Route, Session, SessionState, Told, Untold,
 };
 use crate::routing::{Attributes, Community, GRACEFUL_SHUTDOWN, Interface, PeerId, Policy, Role};
-use crate::service::{
-    Family, Host, Listed, Protocol, Scheduler, ServiceName, VirtualService, Weight,
-};
+use crate::service::{Family, Host, Listed, Protocol, ServiceName, VirtualService, Weight};
 use crate::snapshot::{
     Announcement, Applied, Condition, Counters, Health, Held, Mode, MonitorState, PeerOrders,
     Pooled, Refusal, Server, Service, Snapshot, Source, Vip,
@@ -54,24 +52,25 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
     }
     let pooled = all.values().filter(|s| s.pooled.in_ipvs());
     let destinations = pooled
-        .map(|s| (s.address.unwrap(), Weight::DEFAULT))
+        .map(|s| {
+            (
+                SocketAddr::new(s.address.unwrap(), 80),
+                Weight::DEFAULT.into(),
+            )
+        })
         .collect();
     let config = config::Service {
-        name: name.clone(),
-        key: VirtualService {
-            protocol: Protocol::Tcp,
-            address: ip("192.0.2.1"),
-            port: 80,
-        },
-        scheduler: Scheduler::Wrr,
-        one_packet: false,
         depool_threshold: config::Threshold::new(threshold).unwrap(),
-        depool_guard: config::DepoolGuard::Floor,
-        servers: config::Servers::File("/pools.json".into()),
-        monitors: Vec::new(),
-        vip_reachability: false,
-        comeback: Default::default(),
-        announce: Arc::default(),
+        ..config::Service::new(
+            name.clone(),
+            ip("192.0.2.1"),
+            VirtualService::Address {
+                protocol: Protocol::Tcp,
+                address: ip("192.0.2.1"),
+                port: 80,
+            },
+            config::Servers::File("/pools.json".into()),
+        )
     };
     let service = Service {
         config: Arc::new(config),

@@ -59,10 +59,10 @@ impl Story {
         let weights: Vec<String> = destinations
             .iter()
             .flat_map(|all| all.iter())
-            .map(|(address, weight)| {
-                let address = address.to_string();
+            .map(|(backend, to)| {
+                let address = backend.ip().to_string();
                 let (_, last) = address.rsplit_once('.').expect("IPv4");
-                format!("{last}:{weight}")
+                format!("{last}:{}", to.weight)
             })
             .collect();
         assert_eq!(weights.join(" "), expected);
@@ -188,8 +188,8 @@ fn a_server_that_comes_back_gets_its_weight_in_steps() {
     while let Some(due) = story.balancer.wake_at() {
         let view = story.service("text");
         let address = view.servers["10.0.0.1"].address.expect("a literal");
-        let weight = view.destinations.as_ref().expect("known")[&address].get();
-        weights.push(((story.now - begun).as_secs(), weight));
+        let weight = view.destinations.as_ref().expect("known")[&backend(address)];
+        weights.push(((story.now - begun).as_secs(), weight.weight.get()));
         story.pass(due - story.now);
     }
     let expected = [
@@ -238,7 +238,9 @@ fn what_the_kernel_had_is_not_begun_anew() {
     let mut story = Story::new(with(slow(10)));
     let key = story.service("text").key();
     let found = addresses(&["10.0.0.1"]).into_iter();
-    let found = found.map(|address| (address, weight(10))).collect();
+    let found = found
+        .map(|address| (backend(address), weight(10).into()))
+        .collect();
     story
         .event(Event::Found([(key, found)].into()))
         .list("text", servers(2))
@@ -335,7 +337,9 @@ fn started_as_down_the_kernels_servers_are_held_by_the_floor_alone() {
     let mut story = Story::new(with(start));
     let key = story.service("text").key();
     let found = addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).into_iter();
-    let found = found.map(|address| (address, weight(10))).collect();
+    let found = found
+        .map(|address| (backend(address), weight(10).into()))
+        .collect();
     story.event(Event::Found([(key, found)].into()));
     // Whose they are is not known yet: they serve.
     story.check(
@@ -467,7 +471,9 @@ fn a_start_and_a_reload_leave_a_loaded_servers_weight() {
     let mut story = Story::new(config([telling()]));
     let key = story.service("text").key();
     let found = addresses(&["10.0.0.1"]).into_iter();
-    let found = found.map(|address| (address, weight(3))).collect();
+    let found = found
+        .map(|address| (backend(address), weight(3).into()))
+        .collect();
     story.event(Event::Found([(key, found)].into()));
     story.list("text", servers(1)).check_weights("1:3");
     story.up("text", "10.0.0.1").check_weights("1:3");

@@ -1,7 +1,7 @@
 //! What must be true after every step of every test, PyBal's invariants and ours.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,10 @@ pub(super) fn hold(story: &Story) {
     }
     assert_eq!(snapshot.config.services.len(), snapshot.services.len());
     for (address, vip) in &snapshot.vips {
-        let retiring = snapshot.retiring.keys().any(|key| key.address == *address);
+        let retiring = snapshot
+            .retiring
+            .values()
+            .any(|retiring| retiring == address);
         assert!(
             retiring || !vip.services.is_empty(),
             "{address} is there for nothing"
@@ -44,14 +47,14 @@ pub(super) fn hold(story: &Story) {
     }
     for service in snapshot.services.values() {
         assert!(
-            snapshot.vips[&service.key().address]
+            snapshot.vips[&service.config.address]
                 .services
                 .contains(&service.config.name)
         );
     }
-    for key in snapshot.retiring.keys() {
+    for address in snapshot.retiring.values() {
         assert!(
-            snapshot.vips.contains_key(&key.address),
+            snapshot.vips.contains_key(address),
             "the address goes after its service"
         );
     }
@@ -100,12 +103,15 @@ fn pool(service: &Service) {
         let pooled = || servers.clone().filter(|s| s.pooled.in_ipvs());
         let addresses: BTreeSet<_> = pooled().filter_map(|s| s.address).collect();
         assert_eq!(
-            destinations.keys().copied().collect::<BTreeSet<_>>(),
+            destinations
+                .keys()
+                .map(SocketAddr::ip)
+                .collect::<BTreeSet<_>>(),
             addresses
         );
-        for (address, weight) in &**destinations {
-            let served = pooled().any(|s| s.address == Some(*address) && serves(s));
-            assert_eq!(weight.get() > 0, served, "{address} {weight}: {service:?}");
+        for (backend, to) in &**destinations {
+            let served = pooled().any(|s| s.address == Some(backend.ip()) && serves(s));
+            assert_eq!(to.weight.get() > 0, served, "{backend} {to:?}: {service:?}");
         }
     }
     let checked: Vec<_> = service
@@ -164,16 +170,17 @@ fn weights(service: &Service, story: &Story) {
     let Some(destinations) = &service.destinations else {
         return;
     };
-    for (address, weight) in &**destinations {
+    for (backend, to) in &**destinations {
+        let address = backend.ip();
         // Of two names of one address the larger weight counts.
-        let there = |(_, s): &(&Host, &Server)| s.address == Some(*address) && s.pooled.in_ipvs();
+        let there = |(_, s): &(&Host, &Server)| s.address == Some(address) && s.pooled.in_ipvs();
         let bounds = servers
             .clone()
             .filter(there)
             .map(|(_, s)| range(service, s));
         let bounds = bounds.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
         let (least, most) = bounds.expect("somebody has it");
-        let weight = u64::from(weight.get());
+        let weight = u64::from(to.weight.get());
         assert!(
             (least..=most).contains(&weight),
             "{address} has {weight}, not {least} to {most}: {service:?}"
@@ -342,7 +349,8 @@ fn a_load_moves_nobody(before: &Service, after: &Service) {
         };
         let destinations = service.destinations.clone().unwrap_or_default();
         let own = addresses.into_iter().filter(|address| !shared(address));
-        own.map(|address| (address, destinations.get(&address).copied()))
+        let port = service.key().port().unwrap_or(0);
+        own.map(|address| destinations.get(&SocketAddr::new(address, port)).copied())
             .collect::<Vec<_>>()
     };
     assert_eq!(weights(before), weights(after));

@@ -71,7 +71,8 @@ fn at(revision: u64, list: ServerList) -> Listing {
 /// What IPVS shall hold: `10.0.0.1 10, 10.0.0.2 0`.
 fn weights(story: &Story) -> String {
     let wanted = story.service("text").destinations.as_ref().expect("known");
-    let one = |(address, weight): (&IpAddr, &Weight)| format!("{address} {weight}");
+    let one =
+        |(backend, to): (&SocketAddr, &Destination)| format!("{} {}", backend.ip(), to.weight);
     wanted.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 

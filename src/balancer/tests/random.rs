@@ -190,12 +190,12 @@ fn variant(variant: u8) -> Config {
         1 => text.depool_guard = DepoolGuard::Off,
         2 => text.depool_guard = DepoolGuard::Last,
         3 => text.monitors = vec![monitor(1), monitor(2)],
-        4 => other.key.address = [192, 0, 2, 2].into(),
+        4 => other = service("s1", "192.0.2.2", 443),
         // Renamed, swapped, one more on an address that may be announced, another one in its place.
         5 => text.name = name("s2"),
         6 => std::mem::swap(&mut text.name, &mut other.name),
         7 => return config([text, other, service("s2", "192.0.2.1", 8080)]),
-        8 => other.key.port = 8080,
+        8 => other = service("s1", "192.0.2.1", 8080),
         9 => text.servers = Servers::File("/pools/elsewhere.json".into()),
         10 => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
@@ -382,9 +382,11 @@ impl Story {
                     return;
                 };
                 self.found.insert(view.key());
+                let port = view.key().port().expect("one of these services");
+                let at = |i: &u8| SocketAddr::new(address_number(*i), port);
                 let found = addresses
                     .iter()
-                    .map(|i| (address_number(*i), weight(1)))
+                    .map(|i| (at(i), weight(1).into()))
                     .collect();
                 self.event(Event::Found([(view.key(), found)].into()));
             }

@@ -90,7 +90,7 @@ fn able(story: &Story, name: &ServiceName, announce: &Announce) -> bool {
     if announce.withdraw_when == WithdrawWhen::Never {
         serves || story.in_kernel.contains_key(&service.key())
     } else {
-        serves && wanted.values().any(|weight| weight.get() > 0)
+        serves && wanted.values().any(|to| to.weight.get() > 0)
     }
 }
 

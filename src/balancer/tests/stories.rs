@@ -394,7 +394,7 @@ pub(super) fn found(story: &mut Story, hosts: &[&str]) {
     let key = story.service("text").key();
     let destinations = addresses(hosts)
         .into_iter()
-        .map(|a| (a, weight(10)))
+        .map(|a| (backend(a), weight(10).into()))
         .collect();
     story.event(Event::Found([(key, destinations)].into()));
 }
@@ -723,7 +723,7 @@ fn a_service_that_moves_to_another_port_starts_anew() {
         8080,
     )]))));
     assert_eq!(story.service("text").size, 0);
-    assert_eq!(story.service("text").key().port, 8080);
+    assert_eq!(story.service("text").key().port(), Some(8080));
     story.check_vips("192.0.2.1: a service has no server list yet");
 }
 

@@ -490,7 +490,7 @@ codfw: {cache_text: {'2001:db8::1': [nginx]}}
         );
         check(
             "a:\n  b:\n    x/y: [c]\n",
-            "F:3: a server's name must be 1 to 253 characters out of letters, digits, '.', '_', '-' and ':', \
+            "F:3: a server's name must be 1 to 253 characters out of letters, digits, '.', '_', '-', ':', '[' and ']', \
              not \"x/y\"",
         );
         check(
