@@ -333,34 +333,18 @@ fn who_connects_frr() {
 
 /// Both connect at once, with the larger identifier here and there: each time one session stays.
 fn collisions(kind: Kind) {
+    const ROUNDS: usize = 12;
+    const WANTED: usize = 2;
     let (mut lab, mut speaker) = Lab::up(kind);
-    for id in [
-        [10, 250, 0, 1],
-        [10, 1, 0, 1],
-        [10, 250, 0, 1],
-        [10, 1, 0, 1],
-    ] {
-        let router = &mut lab.routers[0];
-        router.kill();
-        lab.balancer.ip("link set veth0 nomaster");
-        speaker.configure(|bgp| bgp.router_id = id.into());
-        router.run();
-        // The router tries to connect, in vain, and hangs. Then the wire is whole again: its system
-        // completes its connection and takes ours for it. When it goes on it finds both.
-        let limit = Duration::from_secs(30);
-        until(limit, "the router tries", || {
-            router.connects().then_some(())
-        });
-        router.freeze();
-        lab.balancer.ip("link set veth0 master wire");
-        until(limit, "both connections", || {
-            (router.connections() >= (1, 1)).then_some(())
-        });
-        router.thaw();
-        speaker.until(limit, "established", |speaker| {
-            speaker.state(FIRST) == Some(SessionState::Established)
-        });
-        lab.routers[0].expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
+    let ids = [[10, 250, 0, 1], [10, 1, 0, 1]];
+    let mut met = ids.map(|_| 0);
+    for round in 0..ROUNDS {
+        let (id, before) = (round % ids.len(), collisions_told(&lab.routers[0]));
+        collide(&mut lab, &mut speaker, ids[id].into());
+        met[id] += usize::from(collisions_told(&lab.routers[0]) > before);
+        if met.iter().all(|met| *met >= WANTED) {
+            break;
+        }
     }
     // It stays for longer than the hold time.
     let router = &lab.routers[0];
@@ -370,8 +354,50 @@ fn collisions(kind: Kind) {
     std::thread::sleep(Duration::from_secs(5));
     speaker.catch_up();
     assert_eq!((&speaker.history[..], router.session()), (&[][..], session));
-    let collisions = router.log().matches("ollision").count();
-    assert!(collisions >= 4, "that was none: {}", router.log());
+    assert!(
+        met.iter().all(|met| *met >= WANTED),
+        "{met:?} of {ROUNDS} rounds were collisions with {ids:?}: {}",
+        router.log()
+    );
+}
+
+/// A round of it. On a busy machine there may be no collision: if the router goes on late, its first act may be to give
+/// its own connection up.
+fn collide(lab: &mut Lab, speaker: &mut Speaker, id: Ipv4Addr) {
+    let router = &mut lab.routers[0];
+    router.kill();
+    lab.balancer.ip("link set veth0 nomaster");
+    speaker.configure(|bgp| bgp.router_id = id);
+    router.run();
+    // The router tries to connect, in vain, and hangs. Then the wire is whole again: its system
+    // completes its connection and takes ours for it. When it goes on it finds both.
+    let limit = Duration::from_secs(30);
+    until(limit, "the router tries", || {
+        if !router.connects() {
+            return None;
+        }
+        router.freeze();
+        let tries = router.connects();
+        if !tries {
+            router.thaw();
+        }
+        tries.then_some(())
+    });
+    lab.balancer.ip("link set veth0 master wire");
+    until(limit, "both connections", || {
+        let (ours, its) = router.connections();
+        (ours >= 1 && its >= 1).then_some(())
+    });
+    router.thaw();
+    speaker.until(limit, "established", |speaker| {
+        speaker.state(FIRST) == Some(SessionState::Established)
+    });
+    lab.routers[0].expect(&[v4("192.0.2.1", 10), v6("2001:db8::1", 20)]);
+}
+
+/// By its log, which it goes on with when it is started again.
+fn collisions_told(router: &Router) -> usize {
+    router.log().matches("ollision").count()
 }
 
 #[test]
