@@ -114,9 +114,10 @@ impl Audience {
         listeners.fold(false, begins)
     }
 
-    /// `None`: there is none yet.
-    pub(super) fn verdict(&self) -> Option<Verdict> {
-        self.lock().verdict.clone()
+    /// As the verdict is; `None`: there is none yet.
+    pub(super) fn is_up(&self) -> Option<bool> {
+        let state = self.lock();
+        state.verdict.as_ref().map(|v| *v == Verdict::Up)
     }
 
     /// How many checks this is for.

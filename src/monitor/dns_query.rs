@@ -5,14 +5,13 @@
 //! a third of the timeout is over.
 
 use std::io;
-use std::time::Duration;
 
 use hickory_resolver::proto::op::{Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 use socket2::{Protocol, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::connect::{connect, words};
 use super::datagram::{Datagrams, Heard};
@@ -114,7 +113,7 @@ async fn over_udp(
 ) -> Result<ResponseCode, Failure> {
     let socket = Datagrams::open(check.target, Type::DGRAM, Protocol::UDP)?;
     socket.send(&question.message)?;
-    let mut again = Some(second_try(deadline));
+    let mut again = Some(deadline.third(1));
     let mut answer = vec![0; LONGEST_DATAGRAM];
     loop {
         let heard = match again {
@@ -137,12 +136,6 @@ async fn over_udp(
             },
         }
     }
-}
-
-/// When a third of the time is over.
-pub(super) fn second_try(deadline: Deadline) -> Instant {
-    let left: Duration = deadline.after - deadline.after / 3;
-    deadline.at - left
 }
 
 async fn over_tcp(

@@ -76,6 +76,11 @@ impl Deadline {
         }
     }
 
+    /// When `n` thirds of the time are over: what may get lost is sent again then.
+    pub(super) fn third(self, n: u32) -> Instant {
+        self.at - self.after / 3 * (3 - n)
+    }
+
     /// `stage`: what the work waits for.
     pub(super) async fn limit<T>(
         self,

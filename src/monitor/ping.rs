@@ -11,7 +11,6 @@ use tokio::time::timeout_at;
 
 use super::connect::ConnectError;
 use super::datagram::{Datagrams, Heard};
-use super::dns_query::second_try;
 use super::outcome::{Deadline, Failure, Outcome, Passed};
 use crate::check::Check;
 
@@ -33,7 +32,7 @@ pub(super) async fn ask(check: &Check, deadline: Deadline) -> Outcome {
     };
     let answered = async {
         socket.send(&echo.request(1))?;
-        if let Ok(outcome) = timeout_at(second_try(deadline), reply(&socket, &echo)).await {
+        if let Ok(outcome) = timeout_at(deadline.third(1), reply(&socket, &echo)).await {
             return outcome;
         }
         socket.send(&echo.request(2))?;

@@ -15,6 +15,7 @@ use super::outcome::{Failure, Outcome, Passed, printable};
 use super::suspicion::Suspect;
 use crate::check::{Check, Share};
 use crate::event::Verdict;
+use crate::service::{Host, ServiceName};
 
 /// Where a probe says how it went.
 pub(super) struct Report {
@@ -89,13 +90,13 @@ impl Report {
         let expires = self.check.figures.certificate_expires.load(Relaxed);
         self.audience.note(wall_clock(), result, took, expires);
         let up = self.judge.judge(why.is_none());
-        let was = self.audience.verdict();
-        if was.as_ref().is_some_and(|was| (*was == Verdict::Up) == up) {
+        let was_up = self.audience.is_up();
+        if was_up == Some(up) {
             return;
         }
         // A verdict changes to the kind that the last result is of.
         match why {
-            None => self.say_up(was.is_some()).await,
+            None => self.say_up(was_up.is_some()).await,
             Some(why) => self.say_down(why).await,
         }
     }
@@ -127,13 +128,7 @@ impl Report {
         let news = self.share.take(load, number);
         let told = fault.as_deref().map(Arc::from);
         if self.audience.note_load(self.share.percent(), told) {
-            let Check {
-                service,
-                host,
-                monitor,
-                ..
-            } = &*self.check;
-            let monitor = monitor.probe.kind();
+            let (service, host, monitor) = self.names();
             info!(%service, %host, monitor, fault, "no load to be had; after a while the list's weight holds");
         }
         if let Some(percent) = news {
@@ -143,13 +138,8 @@ impl Report {
 
     /// `again`: it was down.
     async fn say_up(&self, again: bool) {
-        let Check {
-            service,
-            host,
-            monitor,
-            ..
-        } = &*self.check;
-        let (monitor, checks) = (monitor.probe.kind(), self.audience.len());
+        let (service, host, monitor) = self.names();
+        let checks = self.audience.len();
         if again {
             info!(%service, %host, monitor, checks, "check is up");
             self.up_again.notify_waiters();
@@ -160,15 +150,16 @@ impl Report {
     }
 
     async fn say_down(&self, reason: String) {
-        let Check {
-            service,
-            host,
-            monitor,
-            ..
-        } = &*self.check;
-        let (monitor, checks) = (monitor.probe.kind(), self.audience.len());
+        let (service, host, monitor) = self.names();
+        let checks = self.audience.len();
         info!(%service, %host, monitor, checks, reason, "check is down");
         self.audience.say(Verdict::Down(reason)).await;
+    }
+
+    /// As lines of the log name a check.
+    fn names(&self) -> (&ServiceName, &Host, &'static str) {
+        let check = &*self.check;
+        (&check.service, &check.host, check.monitor.probe.kind())
     }
 
     /// The check could not be made, for want of something on this host: that says nothing about the server,
@@ -176,7 +167,7 @@ impl Report {
     async fn unable(&self, reason: &str) {
         let reason = printable(reason.into());
         self.tools.trouble.met(&reason);
-        if self.audience.verdict().is_none() && self.check.monitor.depool {
+        if self.audience.is_up().is_none() && self.check.monitor.depool {
             self.say_down(reason).await;
         }
     }

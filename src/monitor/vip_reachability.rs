@@ -9,9 +9,6 @@ use super::outcome::{Deadline, Outcome, Passed};
 use super::vip::{self, Answer, Port, Segment, Vip, Way};
 use crate::check::Check;
 
-/// So often a SYN is sent within the timeout.
-const TRIES: u32 = 3;
-
 pub(super) async fn ask(check: &Check, tool: &Arc<Vip>, deadline: Deadline) -> Outcome {
     let outcome = ask_server(check, tool, deadline).await;
     if outcome.is_err() {
@@ -23,7 +20,8 @@ pub(super) async fn ask(check: &Check, tool: &Arc<Vip>, deadline: Deadline) -> O
 async fn ask_server(check: &Check, tool: &Arc<Vip>, deadline: Deadline) -> Outcome {
     let address = vip::asked(check);
     let mut begun: Option<Begun> = None;
-    for n in 1..=TRIES {
+    // A SYN each.
+    for third in 1..=3 {
         // A server that did not answer may have another link-layer address by now.
         let fresh = begun.is_some();
         let Way::Over(hop) = tool.way(check.target.ip(), fresh, deadline).await? else {
@@ -42,8 +40,7 @@ async fn ask_server(check: &Check, tool: &Arc<Vip>, deadline: Deadline) -> Outco
         let syn = attempt.port.flow.syn(attempt.sequence);
         let sent = attempt.port.send(&syn);
         sent.map_err(|error| vip::not_sent(&error))?;
-        let until = deadline.at - deadline.after / TRIES * (TRIES - n);
-        if let Ok(outcome) = timeout_at(until, attempt.answer()).await {
+        if let Ok(outcome) = timeout_at(deadline.third(third), attempt.answer()).await {
             return outcome;
         }
         begun = Some(attempt);
