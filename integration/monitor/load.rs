@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use hyper::header::HeaderName;
 use plimsoll::check::{Http, Load, LoadFrom, LoadKind, Monitor, Probe, RunCommand};
 use plimsoll::event::{Event, Verdict};
 use tokio::io::AsyncWriteExt;
@@ -74,7 +75,10 @@ async fn where_it_stands() {
     let server = server().await;
     let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
     for (target, monitor) in [
-        (server.address, http(LoadFrom::Header("x-load".into()))),
+        (
+            server.address,
+            http(LoadFrom::Header(HeaderName::from_static("x-load"))),
+        ),
         (server.address, http(LoadFrom::Json("/load/0/one".into()))),
         (nowhere, echo("70")),
     ] {
@@ -93,7 +97,7 @@ async fn where_it_does_not_stand() {
     for (target, monitor, fault) in [
         (
             server.address,
-            http(LoadFrom::Header("x-other".into())),
+            http(LoadFrom::Header(HeaderName::from_static("x-other"))),
             "no load in the answer",
         ),
         (
@@ -131,7 +135,10 @@ async fn where_it_does_not_stand() {
 async fn who_comes_late_hears_of_it() {
     let server = server().await;
     let mut edge = start();
-    let check = check(server.address, http(LoadFrom::Header("x-load".into())));
+    let check = check(
+        server.address,
+        http(LoadFrom::Header(HeaderName::from_static("x-load"))),
+    );
     list(&edge, [(1, check.clone())]);
     assert_eq!(share(&mut edge, 1).await, 70);
     list(&edge, [(1, check.clone()), (2, check)]);

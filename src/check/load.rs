@@ -1,7 +1,8 @@
 //! Dynamic weight: which share of its weight a server is good for, as its answers to a check say. Arithmetic alone:
 //! whoever asks the server has the text, and what the share does to a weight is the pool's business.
 
-use serde::Serialize;
+use hyper::header::HeaderName;
+use serde::{Serialize, Serializer};
 
 /// `[service.NAME.monitor.load]`: how an answer becomes a share of the weight. All in percent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,9 +25,13 @@ pub enum LoadFrom {
     /// `run-command`: the first line of standard output.
     Output,
     /// `http`: this header's value.
-    Header(String),
+    Header(#[serde(serialize_with = "in_words")] HeaderName),
     /// `http`: what this JSON pointer (RFC 6901) points at in the body.
     Json(String),
+}
+
+fn in_words<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
 }
 
 /// What the number is.
@@ -246,7 +251,10 @@ mod tests {
         }
         for text in ["", "x", "-1", "NaN", "inf", "1e13", "1,5", "0.4 0.3 0.2"] {
             let fault = format!("the load is no number from 0 on: {text:?}");
-            assert_eq!(read(LoadFrom::Header("X".into()), text), Err(fault));
+            assert_eq!(
+                read(LoadFrom::Header(HeaderName::from_static("x")), text),
+                Err(fault)
+            );
         }
         let long = read(LoadFrom::Output, &"x\n".repeat(10_000)).unwrap_err();
         assert!(long.len() < 300 && !long.contains('\n'), "{long}");

@@ -310,14 +310,14 @@ mod tests {
         (".service.*.server", service::delivery::KEYS),
         (".service.*.monitor", monitor::KEYS),
         (".service.*.monitor", monitor::PERIODIC_KEYS),
-        (".service.*.monitor", monitor::load::KEY),
         (".service.*.monitor.load", monitor::load::KEYS),
     ];
 
     fn sections() -> impl Iterator<Item = (&'static str, &'static [Key])> {
         let monitors = monitor::KINDS
             .iter()
-            .map(|kind| (".service.*.monitor", kind.keys));
+            .flat_map(|kind| kind.keys)
+            .map(|keys| (".service.*.monitor", *keys));
         SECTIONS.iter().copied().chain(monitors)
     }
 

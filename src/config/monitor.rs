@@ -40,8 +40,8 @@ pub(super) const PERIODIC_KEYS: &[Key] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     name: &'static str,
-    /// Its own keys, besides [`KEYS`].
-    pub(super) keys: &'static [Key],
+    /// Its own keys, besides [`KEYS`], in groups: some are others' too.
+    pub(super) keys: &'static [&'static [Key]],
     read: Read,
 }
 
@@ -161,14 +161,13 @@ fn monitor(table: &Table<'_>, protocol: Option<Protocol>, has_port: bool) -> Opt
         Some(kind)
     })?;
     let answer = load::answer(kind.name);
-    let load_key = answer.map_or(&[][..], |_| load::KEY);
     let monitor = match kind.read {
         Read::Periodic(read, interval, timeout) => {
-            table.note_keys_not_in(&[KEYS, PERIODIC_KEYS, load_key, kind.keys]);
+            table.note_keys_not_in(&[&[KEYS, PERIODIC_KEYS], kind.keys].concat());
             periodic(table, read(table), interval, timeout)
         }
         Read::Connection(read) | Read::Datagrams(read) => {
-            table.note_keys_not_in(&[KEYS, kind.keys]);
+            table.note_keys_not_in(&[&[KEYS], kind.keys].concat());
             read(table)
         }
     };

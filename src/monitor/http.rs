@@ -74,7 +74,7 @@ fn load(from: &LoadFrom, answer: &Answer) -> Option<String> {
     match from {
         LoadFrom::Output => None,
         LoadFrom::Header(name) => {
-            let value = answer.headers.get(name.as_str())?;
+            let value = answer.headers.get(name)?;
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         }
         LoadFrom::Json(_) if answer.body.len() > LARGEST_JSON => None,

@@ -8,8 +8,11 @@ use url::Url;
 use super::some;
 use crate::check::ProxyProtocol;
 use crate::check::expect::{Pattern, Statuses};
-use crate::config::reader::{Node, Table};
+use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
+
+/// Of monitors that make a connection of their own for each check.
+pub(super) const CONNECTION_KEYS: &[Key] = &[key("proxy-protocol"), key("path")];
 
 const LEAST: u16 = 100;
 const MOST: u16 = 599;

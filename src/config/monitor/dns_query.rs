@@ -7,12 +7,12 @@ use crate::check::{DnsQuery, DnsTransport, DnsType, Probe};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 
-pub(in crate::config) const KEYS: &[Key] = &[
+pub(super) const KEYS: &[&[Key]] = &[&[
     key("hostnames"),
     key("types"),
     key("transport"),
     key("fail-on-nxdomain"),
-];
+]];
 
 /// Where the server is asked, whatever the service's port is: as PyBal does.
 pub(super) const PORT: u16 = 53;

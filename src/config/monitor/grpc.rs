@@ -2,24 +2,16 @@
 
 use hyper::http::uri::Authority;
 
-use super::answer::proxy_protocol;
+use super::answer::{CONNECTION_KEYS, proxy_protocol};
 use super::tls;
 use crate::check::{Grpc, Probe};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 
-pub(in crate::config) const KEYS: &[Key] = &[
-    key("service"),
-    key("authority"),
-    key("tls"),
-    key("server-name"),
-    key("verify-certificate"),
-    key("ca-file"),
-    key("certificate"),
-    key("key"),
-    key("expires-in"),
-    key("proxy-protocol"),
-    key("path"),
+pub(super) const KEYS: &[&[Key]] = &[
+    &[key("service"), key("authority"), key("tls")],
+    tls::CLIENT_KEYS,
+    CONNECTION_KEYS,
 ];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {

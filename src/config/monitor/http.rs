@@ -4,29 +4,26 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 
-use super::answer::{pattern, proxy_protocol, statuses, url};
-use super::tls;
+use super::answer::{CONNECTION_KEYS, pattern, proxy_protocol, statuses, url};
+use super::{load, tls};
 use crate::check::tls::TlsClient;
 use crate::check::{Http, HttpVersion, Probe};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 
-pub(in crate::config) const KEYS: &[Key] = &[
-    key("url"),
-    key("method"),
-    key("headers"),
-    key("http-version"),
-    key("status"),
-    key("contains"),
-    key("matches"),
-    key("server-name"),
-    key("verify-certificate"),
-    key("ca-file"),
-    key("certificate"),
-    key("key"),
-    key("expires-in"),
-    key("proxy-protocol"),
-    key("path"),
+pub(super) const KEYS: &[&[Key]] = &[
+    load::KEY,
+    &[
+        key("url"),
+        key("method"),
+        key("headers"),
+        key("http-version"),
+        key("status"),
+        key("contains"),
+        key("matches"),
+    ],
+    tls::CLIENT_KEYS,
+    CONNECTION_KEYS,
 ];
 
 /// What the check itself says of its connection and its body (RFC 9110 section 7.6.1, RFC 9112 section 6).

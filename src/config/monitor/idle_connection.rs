@@ -7,7 +7,7 @@ use crate::check::{IdleConnection, Keepalive, Monitor, Probe};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::value::{self, Durations};
 
-pub(in crate::config) const KEYS: &[Key] = &[
+pub(super) const KEYS: &[&[Key]] = &[&[
     key("connect-timeout"),
     key("timeout-clean-reconnect"),
     key("max-delay"),
@@ -15,7 +15,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
     key("keepalive-idle"),
     key("keepalive-interval"),
     key("keepalive-retries"),
-];
+]];
 
 /// tcp(7): TCP_KEEPIDLE and TCP_KEEPINTVL, which the kernel bounds by MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL.
 const KEEPALIVE: Durations = Durations {

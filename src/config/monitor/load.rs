@@ -1,5 +1,7 @@
 //! `[service.NAME.monitor.load]`: the share of its weight that a server is good for, as its answers say.
 
+use hyper::header::HeaderName;
+
 use crate::check::{Load, LoadFrom, LoadKind, Thousandths};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
@@ -16,7 +18,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
 ];
 
 /// Of the monitors whose answers may have one.
-pub(in crate::config) const KEY: &[Key] = &[key("load")];
+pub(super) const KEY: &[Key] = &[key("load")];
 
 /// Where a type of monitor has something to read it from.
 #[derive(Clone, Copy)]
@@ -85,18 +87,16 @@ fn from(table: &Table<'_>, answer: Answer) -> Option<LoadFrom> {
     }
 }
 
-/// RFC 9110 section 5.6.2: a token.
-fn header_name(node: &Node<'_>) -> Option<String> {
+fn header_name(node: &Node<'_>) -> Option<HeaderName> {
     let text = node.string("a header's name", "X-Load")?;
-    let good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if text.is_empty() || !text.chars().all(good) {
+    let name = text.parse::<HeaderName>().ok();
+    if name.is_none() {
         let found = quoted(text);
         node.mistake(format_args!(
             "{found} is no header's name; write one like \"X-Load\""
         ));
-        return None;
     }
-    Some(text.to_owned())
+    name
 }
 
 /// RFC 6901 section 3.
@@ -202,7 +202,7 @@ mod tests {
         };
         assert_eq!(read("http", text), Ok(all));
         let header = Load {
-            from: LoadFrom::Header("X-Load".into()),
+            from: LoadFrom::Header(HeaderName::from_static("x-load")),
             most: 1000,
             ..plain
         };

@@ -3,7 +3,7 @@
 use crate::check::Probe;
 use crate::config::reader::{Key, Table};
 
-pub(in crate::config) const KEYS: &[Key] = &[];
+pub(super) const KEYS: &[&[Key]] = &[];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {
     if let Some(node) = table.get("port") {

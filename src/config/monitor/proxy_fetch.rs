@@ -5,14 +5,14 @@ use super::some;
 use crate::check::{Probe, ProxyFetch};
 use crate::config::reader::{Key, Node, Table, key, was};
 
-pub(in crate::config) const KEYS: &[Key] = &[
+pub(super) const KEYS: &[&[Key]] = &[&[
     key("url"),
     was("status", "http_status"),
     was("check-all", "check_all"),
     was("max-failures", "max_failures"),
     key("verify-certificate"),
     key("path"),
-];
+]];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {
     let url = table.required(

@@ -1,16 +1,19 @@
 //! `type = "run-command"`
 
-use super::each;
+use super::{each, load};
 use crate::check::{Argument, Probe, RunCommand};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 use crate::config::value;
 
-pub(in crate::config) const KEYS: &[Key] = &[
-    key("command"),
-    key("arguments"),
-    key("log-output"),
-    key("user"),
+pub(super) const KEYS: &[&[Key]] = &[
+    load::KEY,
+    &[
+        key("command"),
+        key("arguments"),
+        key("log-output"),
+        key("user"),
+    ],
 ];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {

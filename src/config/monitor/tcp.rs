@@ -1,15 +1,12 @@
 //! `type = "tcp"`
 
-use super::answer::{pattern, proxy_protocol};
+use super::answer::{CONNECTION_KEYS, pattern, proxy_protocol};
 use crate::check::{Probe, Tcp};
 use crate::config::reader::{Key, Node, Table, key};
 
-pub(in crate::config) const KEYS: &[Key] = &[
-    key("send"),
-    key("expect"),
-    key("matches"),
-    key("proxy-protocol"),
-    key("path"),
+pub(super) const KEYS: &[&[Key]] = &[
+    &[key("send"), key("expect"), key("matches")],
+    CONNECTION_KEYS,
 ];
 
 pub(super) fn read(table: &Table<'_>) -> Option<Probe> {

@@ -5,32 +5,23 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::answer::proxy_protocol;
+use super::answer::{CONNECTION_KEYS, proxy_protocol};
 use crate::check::tls::{BadFile, Identity, TlsClient, Trust, authorities};
 use crate::check::{Probe, Tls};
 use crate::config::reader::{Key, Node, Table, key};
 use crate::config::spelling::quoted;
 use crate::config::value::{self, Durations};
 
-pub(in crate::config) const KEYS: &[Key] = &[
+pub(super) const KEYS: &[&[Key]] = &[CLIENT_KEYS, CONNECTION_KEYS];
+
+/// How TLS is spoken: they mean nothing without it.
+pub(super) const CLIENT_KEYS: &[Key] = &[
     key("server-name"),
     key("verify-certificate"),
     key("ca-file"),
     key("certificate"),
     key("key"),
     key("expires-in"),
-    key("proxy-protocol"),
-    key("path"),
-];
-
-/// Those of [`KEYS`] that mean nothing without TLS.
-const OF_TLS: [&str; 6] = [
-    "server-name",
-    "verify-certificate",
-    "ca-file",
-    "certificate",
-    "key",
-    "expires-in",
 ];
 
 const EXPIRES_IN: Durations = Durations {
@@ -51,7 +42,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Probe> {
 
 /// `right`: what to write so that there is TLS.
 pub(super) fn none(table: &Table<'_>, right: &str) {
-    for node in OF_TLS.iter().filter_map(|key| table.get(key)) {
+    for node in CLIENT_KEYS.iter().filter_map(|key| table.get(key.name)) {
         node.mistake(format_args!("is for TLS; {right}, or leave it out"));
     }
 }

@@ -7,7 +7,7 @@ use crate::check::{Monitor, Probe, Udp};
 use crate::config::reader::{Key, Table, key};
 use crate::config::value::{self, TIMEOUT};
 
-pub(in crate::config) const KEYS: &[Key] = &[key("interval"), key("icmp-timeout")];
+pub(super) const KEYS: &[&[Key]] = &[&[key("interval"), key("icmp-timeout")]];
 
 /// What comes back is known after this time: that a neighbour does not answer takes the kernel 3 s, three tries a
 /// second apart (`/proc/sys/net/ipv4/neigh/default`: `mcast_solicit`, `retrans_time_ms`).
