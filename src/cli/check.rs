@@ -5,10 +5,12 @@ use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::exit;
 use super::say::Say;
 
+use crate::check::Monitor;
 use crate::config::{
     Authentication, Bgp, Config, Etcd, EtcdApi, Mistakes, Peer, Servers, Service, Ttl,
 };
@@ -250,11 +252,15 @@ impl Display for Summary<'_> {
             Servers::Etcd(path) => write!(f, ", servers from etcd:{path}")?,
         }
         write!(f, ", depool threshold {}", service.depool_threshold.get())?;
-        if service.monitors.is_empty() {
+        let unwritten = service.vip_reachability.then(Monitor::vip_reachability);
+        let written = service.monitors.iter().map(Arc::as_ref);
+        let monitors: Vec<_> = written.chain(&unwritten).collect();
+        if monitors.is_empty() {
             f.write_str(", no monitor")?;
         }
-        for monitor in &service.monitors {
-            write!(f, ", {}", monitor.probe.kind())?;
+        for monitor in monitors {
+            let shown = if monitor.depool { "" } else { " (only shown)" };
+            write!(f, ", {}{shown}", monitor.probe.kind())?;
         }
         match bgp {
             Some(bgp) if service.announce.announce => {
@@ -322,6 +328,36 @@ api: 127.0.0.1:9090, [::1]:9090
         std::fs::write(&path, text).unwrap();
         let said = said(&path).unwrap();
         assert!(said.contains("\netcd: none\nbgp: none"), "{said}");
+    }
+
+    #[test]
+    fn says_which_monitors_a_service_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("watched.toml");
+        let check = |protocol: &str, lines: &str, expected: &str| {
+            let service =
+                "address = \"192.0.2.1\"\nport = 80\nscheduler = \"rr\"\nservers = \"file:///x\"\n";
+            let text = format!("[service.web]\n{service}protocol = \"{protocol}\"\n{lines}");
+            std::fs::write(&path, text).unwrap();
+            let said = said(&path).unwrap();
+            let (_, monitors) = said.split_once("depool threshold 0.5, ").unwrap();
+            let (monitors, _) = monitors.split_once(", not announced").unwrap();
+            assert_eq!(monitors, expected, "{protocol} {lines}");
+        };
+        let ping = "[[service.web.monitor]]\ntype = \"ping\"\n";
+        let none = "vip-reachability = false\n";
+        let own = "[[service.web.monitor]]\ntype = \"vip-reachability\"\n";
+        check("tcp", "", "vip-reachability (only shown)");
+        check("tcp", ping, "ping, vip-reachability (only shown)");
+        check("tcp", none, "no monitor");
+        check(
+            "tcp",
+            &format!("{none}{ping}depool = false"),
+            "ping (only shown)",
+        );
+        check("tcp", own, "vip-reachability");
+        check("udp", "", "no monitor");
+        check("udp", ping, "ping");
     }
 
     #[test]
