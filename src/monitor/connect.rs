@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::outcome::{Deadline, Failure};
 use super::{Tools, tls, vip};
@@ -24,28 +24,49 @@ const MOST_READ: usize = 1280 * 1024;
 /// the rest of the daemon must go on, and say so.
 const SPARED: u64 = 512;
 
+/// How often what a check sends leaves, with nothing heard in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sends {
+    Once,
+    /// What leaves later must not wait until the server has acknowledged what left before (RFC 9293 section 3.7.4).
+    Often,
+}
+
+impl Sends {
+    pub(super) fn once_if(once: bool) -> Sends {
+        if once { Sends::Once } else { Sends::Often }
+    }
+}
+
 /// The way of a check to its server, of whatever protocol what follows is.
 pub(super) async fn open(
     check: &Check,
     tools: &Tools,
+    sends: Sends,
     deadline: Deadline,
 ) -> Result<Stream, Failure> {
     Ok(Stream {
-        inner: way(check, tools, deadline).await?,
+        inner: way(check, tools, sends, deadline).await?,
         left: MOST_READ,
     })
 }
 
-async fn way(check: &Check, tools: &Tools, deadline: Deadline) -> Result<Box<dyn Duplex>, Failure> {
+async fn way(
+    check: &Check,
+    tools: &Tools,
+    sends: Sends,
+    deadline: Deadline,
+) -> Result<Box<dyn Duplex>, Failure> {
     if check.monitor.path == Path::Vip
         && let Some(stream) = vip::connect(check, &tools.vip, deadline).await?
     {
         return Ok(Box::new(stream));
     }
-    let no_delay = |socket: &TcpSocket| socket.set_nodelay(true);
-    Ok(Box::new(
-        connect(check.target, deadline.after, no_delay).await?,
-    ))
+    let prepare = |socket: &TcpSocket| match sends {
+        Sends::Once => Ok(()),
+        Sends::Often => socket.set_nodelay(true),
+    };
+    Ok(Box::new(connect(check.target, deadline, prepare).await?))
 }
 
 /// One check's connection. Reading ends in [`TooMuch`] after [`MOST_READ`] bytes, whatever the server sends.
@@ -110,10 +131,10 @@ pub(super) enum ConnectError {
     Unable(io::Error),
 }
 
-/// Connects by a socket of the kernel's within `limit`; `prepare` sets options before the first packet leaves.
+/// Connects by a socket of the kernel's; `prepare` sets options before the first packet leaves.
 pub(super) async fn connect(
     target: SocketAddr,
-    limit: Duration,
+    deadline: Deadline,
     prepare: impl FnOnce(&TcpSocket) -> io::Result<()>,
 ) -> Result<TcpStream, ConnectError> {
     let socket = match target {
@@ -123,8 +144,8 @@ pub(super) async fn connect(
     let socket = socket.map_err(sort)?;
     spare(&socket)?;
     prepare(&socket).map_err(sort)?;
-    let stream = match timeout(limit, socket.connect(target)).await {
-        Err(_) => return Err(ConnectError::NoAnswer(limit)),
+    let stream = match timeout_at(deadline.at, socket.connect(target)).await {
+        Err(_) => return Err(ConnectError::NoAnswer(deadline.after)),
         Ok(connected) => connected.map_err(sort)?,
     };
     // A port of our own host where nobody listens can connect to itself, if the kernel picks that very port

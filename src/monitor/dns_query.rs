@@ -143,10 +143,7 @@ async fn over_tcp(
     question: &Question,
     deadline: Deadline,
 ) -> Result<ResponseCode, Failure> {
-    let mut stream = connect(check.target, deadline.after, |socket| {
-        socket.set_nodelay(true)
-    })
-    .await?;
+    let mut stream = connect(check.target, deadline, |socket| socket.set_nodelay(true)).await?;
     let failed = |error: io::Error| Failure::Server(words(&error));
     // RFC 1035 section 4.2.2: two bytes of length first. In one segment, as some servers want it.
     let length = u16::try_from(question.message.len()).map_err(Failure::server)?;

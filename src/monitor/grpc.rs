@@ -9,7 +9,7 @@ use hyper::{Request, Uri};
 use percent_encoding::percent_decode_str;
 use prost::Message;
 
-use super::connect::open;
+use super::connect::{Sends, open};
 use super::exchange::{Answer, Ask, exchange};
 use super::http::AGENT;
 use super::outcome::{Deadline, Failure, Outcome, Passed};
@@ -54,7 +54,7 @@ pub(super) async fn ask(check: &Check, probe: &Grpc, tools: &Tools, deadline: De
     };
     let tls = probe.tls.as_ref();
     let name = tls.map(|tls| server_name(tls, None, check)).transpose()?;
-    let mut stream = open(check, tools, deadline).await?;
+    let mut stream = open(check, tools, Sends::Often, deadline).await?;
     proxy_protocol::send(&mut stream, probe.proxy_protocol, deadline).await?;
     let answer = match tls.zip(name) {
         None => exchange(stream, ask, deadline).await?,

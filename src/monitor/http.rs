@@ -7,7 +7,7 @@ use hyper::{Request, Uri};
 use tokio::task::spawn_blocking;
 use url::Position;
 
-use super::connect::open;
+use super::connect::{Sends, open};
 use super::exchange::{Answer, Ask, exchange};
 use super::outcome::{Deadline, Failure, Outcome, Passed};
 use super::tls::{Wanted, server_name};
@@ -33,7 +33,10 @@ pub(super) async fn ask(check: &Check, probe: &Http, tools: &Tools, deadline: De
     let https = probe.url.scheme() == "https";
     let name = https.then(|| server_name(&probe.tls, probe.url.host(), check));
     let name = name.transpose()?;
-    let mut stream = open(check, tools, deadline).await?;
+    // Such a request has no body: its head is all.
+    let plain = probe.version == HttpVersion::Http1 && name.is_none();
+    let sends = Sends::once_if(plain && probe.proxy_protocol.is_none());
+    let mut stream = open(check, tools, sends, deadline).await?;
     proxy_protocol::send(&mut stream, probe.proxy_protocol, deadline).await?;
     let answer = match name {
         None => exchange(stream, ask, deadline).await?,

@@ -20,7 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{ConnectError, connect, words};
-use super::outcome::{Failure, Passed};
+use super::outcome::{Deadline, Failure, Passed};
 use super::report::Report;
 use crate::backoff::Backoff;
 use crate::check::{Check, IdleConnection, Keepalive};
@@ -114,7 +114,7 @@ enum End {
 
 impl Server<'_> {
     async fn connect(&self, limit: Duration) -> Result<TcpStream, ConnectError> {
-        connect(self.target, limit, |socket| {
+        connect(self.target, Deadline::of(limit), |socket| {
             prepare(socket, self.options.keepalive)
         })
         .await

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::connect::{Stream, open, words};
+use super::connect::{Sends, Stream, open, words};
 use super::outcome::{Deadline, Failure, Outcome, Passed};
 use super::{Tools, proxy_protocol};
 use crate::check::expect::Pattern;
@@ -12,7 +12,8 @@ use crate::check::{Check, Tcp};
 const LOOKED_AT: usize = 16 * 1024;
 
 pub(super) async fn ask(check: &Check, probe: &Tcp, tools: &Tools, deadline: Deadline) -> Outcome {
-    let mut stream = open(check, tools, deadline).await?;
+    let sends = Sends::once_if(probe.proxy_protocol.is_none() || probe.send.is_none());
+    let mut stream = open(check, tools, sends, deadline).await?;
     proxy_protocol::send(&mut stream, probe.proxy_protocol, deadline).await?;
     if let Some(text) = &probe.send {
         deadline
