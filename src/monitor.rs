@@ -14,7 +14,6 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::convert::Infallible;
-use std::iter::Cycle;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -81,7 +80,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 ///
 /// Sends [`Event::Checked`], and [`Event::Trouble`] of part `monitor` while this host lacks what checks need.
 ///
-/// Probes run on these runtimes, in turns; there is one at least.
+/// Probes are spread over these runtimes; if there is none, they run on this one.
 pub async fn run(
     threads: Vec<Handle>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -99,7 +98,7 @@ pub async fn run(
         followed: OrdMap::new(),
         probes: BTreeMap::new(),
         tasks: JoinSet::new(),
-        threads: threads.into_iter().cycle(),
+        threads,
         up_again: BTreeMap::new(),
         tools: tools.clone(),
         events: events.clone(),
@@ -131,7 +130,7 @@ struct Checks {
     probes: BTreeMap<Asked, Vec<Running>>,
     /// Owns every probe: dropping it stops them and closes their sockets.
     tasks: JoinSet<()>,
-    threads: Cycle<std::vec::IntoIter<Handle>>,
+    threads: Vec<Handle>,
     /// By the servers' addresses: a check of the server has come up.
     up_again: BTreeMap<IpAddr, Weak<Notify>>,
     tools: Arc<Tools>,
@@ -217,9 +216,12 @@ impl Checks {
             let up_again = up_again(&mut self.up_again, check.target.ip());
             let (tools, monitor) = (self.tools.clone(), check.monitor.clone());
             let report = Report::new(check.clone(), audience.clone(), tools.clone(), up_again);
-            let thread = self.threads.next().unwrap_or_else(Handle::current);
             let probe = keep_asking(check, delay, tools, report);
-            let task = self.tasks.spawn_on(probe, &thread);
+            // Not in turns: each server's costly check might then fall to the same thread.
+            let task = match fastrand::choice(&self.threads) {
+                Some(thread) => self.tasks.spawn_on(probe, thread),
+                None => self.tasks.spawn(probe),
+            };
             probes.push(Running {
                 monitor,
                 audience,
