@@ -337,7 +337,7 @@ host = "0.0.0.0"
 weight = 1"#,
             r#"8: service.web.server[0].host: a server's name must be 1 to 253 characters out of letters, digits, '.', '_', '-', ':', '[' and ']', not "a b"; write a DNS name or an IP address
 10: service.web.server[1].host: "10.0.0.256" is neither an IPv4 address nor a name; write one like "192.0.2.11"
-12: service.web.server[2].host: "a:80" is no IPv6 address, and no name has a colon; write it without a port
+12: service.web.server[2].host: only masquerading rewrites ports: the servers listen on the service's; write forwarding = "masquerading", or the name without a port
 14: service.web.server[3].host: 0.0.0.0 is the unspecified address; write a unicast address
 15: service.web.server[4].host: missing; write the server's name or address, in quotes"#,
         ),
