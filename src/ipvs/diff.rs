@@ -135,6 +135,7 @@ mod tests {
                 |(settings, destinations)| Held {
                     settings,
                     destinations: destinations.into_iter().collect(),
+                    connections: BTreeMap::new(),
                 },
             ),
         )
@@ -149,6 +150,7 @@ mod tests {
         Held {
             settings: wanted.settings.clone(),
             destinations,
+            connections: BTreeMap::new(),
         }
     }
 
@@ -216,6 +218,7 @@ mod tests {
                 (server(1), Destination::direct(10)),
                 (server(3), Destination::direct(10)),
             ]),
+            connections: BTreeMap::new(),
         };
         assert_eq!(
             changes(&wanted, Some(&held)),

@@ -51,6 +51,7 @@ fn apply(
             Held {
                 settings: settings.clone(),
                 destinations: BTreeMap::new(),
+                connections: BTreeMap::new(),
             },
         );
         return Ok(());

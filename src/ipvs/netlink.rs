@@ -106,11 +106,15 @@ impl Kernel {
         let mut read = Ok(());
         // A dump may name one twice; in a map that does no harm.
         let mut destinations = BTreeMap::new();
+        let mut connections = BTreeMap::new();
         let end = self
             .converse(requests, |Reply { to, says }| match says {
                 Says::Data(body) if to == asked => settings = Some(wire::parse_service(body).1),
                 Says::Data(body) => {
-                    destinations.extend(wire::parse_destination(body, key.family()))
+                    if let Some((backend, to, busy)) = wire::parse_destination(body, key.family()) {
+                        destinations.insert(backend, to);
+                        connections.insert(backend, busy);
+                    }
                 }
                 Says::End(end) if to == asked => read = end,
                 Says::End(Ok(())) => {}
@@ -134,6 +138,7 @@ impl Kernel {
             held: settings.map(|settings| Held {
                 settings,
                 destinations,
+                connections,
             }),
         })
     }

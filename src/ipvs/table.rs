@@ -185,6 +185,15 @@ pub(super) type Backend = SocketAddr;
 pub(super) struct Held {
     pub(super) settings: Settings,
     pub(super) destinations: BTreeMap<Backend, Destination>,
+    /// How busy each of them was.
+    pub(super) connections: BTreeMap<Backend, Connections>,
+}
+
+/// The kernel's own count of a destination's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Connections {
+    pub(super) active: u32,
+    pub(super) inactive: u32,
 }
 
 /// One change of one service.

@@ -9,7 +9,9 @@ use std::num::NonZeroU32;
 
 use nix::errno::Errno;
 
-use super::table::{Backend, Change, Destination, Encapsulation, Listed, Settings, TUNNEL};
+use super::table::{
+    Backend, Change, Connections, Destination, Encapsulation, Listed, Settings, TUNNEL,
+};
 use crate::service::{Family, Protocol, VirtualService};
 
 /// `IPVS_CMD_*`
@@ -382,11 +384,15 @@ fn family_of(number: u16) -> Option<Family> {
 }
 
 /// A destination in an answer, of a service of this family; `None` if its address cannot be made out.
-pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend, Destination)> {
+pub(super) fn parse_destination(
+    body: &[u8],
+    service: Family,
+) -> Option<(Backend, Destination, Connections)> {
     // Kernels before 3.18 do not say the family: it is the service's.
     let mut family = number_of(service);
     let mut address: &[u8] = &[];
     let mut port = 0;
+    let mut connections = Connections::default();
     let mut to = Destination {
         weight: 0,
         forward: 0,
@@ -402,6 +408,8 @@ pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend
             4 => to.weight = number(value)?,
             5 => to.upper = number(value)?,
             6 => to.lower = number(value)?,
+            7 => connections.active = number(value)?,
+            8 => connections.inactive = number(value)?,
             11 => family = short(value)?,
             13 => to.tunnel.kind = *value.first()?,
             14 => to.tunnel.port = big_endian(value)?,
@@ -409,7 +417,8 @@ pub(super) fn parse_destination(body: &[u8], service: Family) -> Option<(Backend
             _ => {}
         }
     }
-    Some((SocketAddr::new(read_address(family, address)?, port), to))
+    let backend = SocketAddr::new(read_address(family, address)?, port);
+    Some((backend, to, connections))
 }
 
 fn read_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
@@ -533,7 +542,7 @@ mod tests {
             requests.change(key, &Change::EditDestination(backend, to.clone()));
             assert_eq!(
                 parse_destination(&echoed(&requests), key.family()),
-                Some((backend, to))
+                Some((backend, to, Connections::default()))
             );
         }
     }
