@@ -1,11 +1,12 @@
 //! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`,
-//! `say` and `text` are for several of them.
+//! `log`, `say` and `text` are for several of them.
 
 mod bgp;
 mod check;
 mod ctl;
 mod etcd;
 mod fleet;
+mod log;
 mod run;
 mod say;
 mod sync;

@@ -1,14 +1,12 @@
 //! `plimsoll run`: logging, runtime, daemon, exit code.
 
-mod log;
-
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing::{error, info};
 
-use super::ConfigFile;
+use super::{ConfigFile, log};
 use crate::chain::chain;
 use crate::daemon::{self, Options};
 use crate::snapshot::Mode;
