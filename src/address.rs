@@ -10,8 +10,6 @@
 //! from others' after a restart: only what bears the mark is ever removed, and only when it is no longer wanted.
 //! When the process stops, the addresses stay. It does not announce them.
 
-mod route;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -25,10 +23,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use self::route::{Alarm, Assigned, Failure, Lost, Route};
 use crate::event::Event;
+use crate::rtnl::{Alarm, Assigned, Failure, Lost, Mark, MulticastGroup, Route, on_lo};
 use crate::snapshot::{Snapshot, Vip};
 
+const MARK: Mark = Mark {
+    protocol: 0x50,
+    label: "lo:plimsoll",
+};
 const POLL: Duration = Duration::from_secs(5);
 /// Between two looks that alarms ask for, so that somebody who keeps changing addresses costs no more than this.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -98,7 +100,7 @@ impl Sink {
         snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     ) -> Result<Infallible, Stopped> {
         let mut route = Route::open()?;
-        let mut alarm = Alarm::open()?;
+        let mut alarm = Alarm::open(&[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])?;
         loop {
             // Before the look: what happens after it rings again.
             alarm.silence();
@@ -140,7 +142,7 @@ impl Sink {
 
     /// Sees what is there and makes it as wanted.
     async fn look(&mut self, route: &mut Route) -> Result<Report, Lost> {
-        let mut assigned = route.list().await?;
+        let mut assigned = route.addresses().await?;
         let mut faults = BTreeMap::new();
         if self.manage {
             let mut changed = false;
@@ -153,13 +155,13 @@ impl Sink {
             }
             for leftover in assigned
                 .iter()
-                .filter(|a| a.ours && !self.vips.contains_key(&a.address))
+                .filter(|a| ours(a) && !self.vips.contains_key(&a.address))
             {
                 changed = true;
                 take_away(route, leftover).await?;
             }
             if changed {
-                assigned = route.list().await?;
+                assigned = route.addresses().await?;
             }
         }
         for vip in missing(&self.vips, &assigned) {
@@ -184,7 +186,7 @@ impl Sink {
     }
 
     async fn put(&self, route: &mut Route, vip: IpAddr) -> Result<Result<(), String>, Lost> {
-        match route.add(vip).await {
+        match route.add(on_lo(vip, &MARK)).await {
             Ok(()) if self.present.contains(&vip) => {
                 warn!(%vip, "someone removed an address from this host; it was put back on lo");
                 Ok(Ok(()))
@@ -232,6 +234,13 @@ async fn take_away(route: &mut Route, leftover: &Assigned) -> Result<(), Lost> {
         Err(Failure::Lost(why)) => return Err(why),
     }
     Ok(())
+}
+
+/// Whether it is on lo and was put there by us, in this run or an earlier one.
+fn ours(assigned: &Assigned) -> bool {
+    let marked =
+        assigned.protocol == Some(MARK.protocol) || assigned.label.as_deref() == Some(MARK.label);
+    marked && assigned.on_lo()
 }
 
 fn has(assigned: &[Assigned], vip: &IpAddr) -> bool {
@@ -288,8 +297,11 @@ mod tests {
         let there = |usable| {
             [Assigned {
                 address: vip,
+                prefix_length: 128,
+                index: 1,
+                label: None,
+                protocol: None,
                 usable,
-                ours: false,
                 message: Default::default(),
             }]
         };
