@@ -9,7 +9,9 @@ const WORDS: &[&str] = &[
     "service", "check", "routing", "secret", "conftool", "config", "event", "snapshot",
 ];
 const DECISIONS: &[&str] = &["pool", "balancer"];
-const TOOLS: &[&str] = &["backoff", "chain", "etcd", "rtnl", "state", "table"];
+const TOOLS: &[&str] = &[
+    "backoff", "chain", "etcd", "rtnl", "state", "sysctl", "table",
+];
 const EDGES: &[&str] = &[
     "source", "resolver", "monitor", "ipvs", "bgp", "address", "api", "fleet",
 ];

@@ -39,6 +39,7 @@ pub mod chain;
 pub mod etcd;
 pub mod rtnl;
 pub mod state;
+pub mod sysctl;
 pub mod table;
 
 // Edges: each owns its sockets and its retries; none knows another.
