@@ -1,5 +1,5 @@
-//! The IPVS and the address sink against the real kernel, read back with ipvsadm(8) and ip(8), and checks of the way
-//! that IPVS's packets take.
+//! The IPVS and the address sink against the real kernel, read back with ipvsadm(8) and ip(8), checks of the way
+//! that IPVS's packets take, and real servers that take them out of tunnels.
 //!
 //! Needs root, a kernel with IPVS, ipvsadm, iproute2 and kmod, and fails without. Each test has a network namespace of its own, so nothing of
 //! the machine is touched, but one unloads the module ip_vs: run it in user-mode-linux, with `--test-threads=1`.
@@ -18,6 +18,8 @@ mod lab;
 #[expect(dead_code, reason = "the tests of BGP use the rest of it")]
 #[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
 mod netns;
+#[path = "kernel/realserver.rs"]
+mod realserver;
 #[path = "kernel/vip.rs"]
 #[expect(
     clippy::disallowed_methods,

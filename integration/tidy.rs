@@ -13,7 +13,15 @@ const TOOLS: &[&str] = &[
     "backoff", "chain", "etcd", "rtnl", "state", "sysctl", "table",
 ];
 const EDGES: &[&str] = &[
-    "source", "resolver", "monitor", "ipvs", "bgp", "address", "api", "fleet",
+    "source",
+    "resolver",
+    "monitor",
+    "ipvs",
+    "bgp",
+    "address",
+    "api",
+    "fleet",
+    "realserver",
 ];
 
 /// The modules of this crate that a module of the given name may use, itself aside.

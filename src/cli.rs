@@ -7,6 +7,7 @@ mod ctl;
 mod etcd;
 mod fleet;
 mod log;
+mod realserver;
 mod run;
 mod say;
 mod sync;
@@ -67,6 +68,8 @@ enum Command {
     Fleet(fleet::Fleet),
     /// Show the BGP sessions of the daemon that runs here, and disable, enable or clear them.
     Bgp(bgp::Bgp),
+    /// On a real server: bind its VIPs to lo, answer no ARP for them, take packets out of tunnels, and keep it so.
+    Realserver(realserver::Realserver),
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +94,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Sync(sync) => sync.main(),
             Command::Fleet(fleet) => fleet.main(),
             Command::Bgp(bgp) => bgp.main(),
+            Command::Realserver(realserver) => realserver.main(),
         },
         Err(refused) => {
             // Nobody is left to tell if this cannot be written.

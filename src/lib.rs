@@ -49,6 +49,7 @@ pub mod bgp;
 pub mod fleet;
 pub mod ipvs;
 pub mod monitor;
+pub mod realserver;
 pub mod resolver;
 pub mod source;
 
