@@ -12,6 +12,8 @@
 
 #[path = "kernel/addresses.rs"]
 mod addresses;
+#[path = "kernel/connections.rs"]
+mod connections;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns.rs"]

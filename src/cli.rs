@@ -3,6 +3,7 @@
 
 mod bgp;
 mod check;
+mod connections;
 mod ctl;
 mod etcd;
 mod fleet;
@@ -66,6 +67,8 @@ enum Command {
     /// Show all balancers as they tell of themselves in etcd: who serves which address, who is behind, whose
     /// configuration differs.
     Fleet(fleet::Fleet),
+    /// Show the connections that the kernel balances, and which server has each.
+    Connections(connections::Connections),
     /// Show the BGP sessions of the daemon that runs here, and disable, enable or clear them.
     Bgp(bgp::Bgp),
     /// On a real server: bind its VIPs to lo, answer no ARP for them, take packets out of tunnels, and keep it so.
@@ -93,6 +96,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Ctl(ctl) => ctl.main(),
             Command::Sync(sync) => sync.main(),
             Command::Fleet(fleet) => fleet.main(),
+            Command::Connections(connections) => connections.main(),
             Command::Bgp(bgp) => bgp.main(),
             Command::Realserver(realserver) => realserver.main(),
         },

@@ -12,6 +12,7 @@
 //! It decides nothing: which servers are in a pool is the core's business.
 
 mod agenda;
+pub mod connections;
 mod diff;
 mod memory;
 mod netlink;
