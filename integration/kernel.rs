@@ -14,6 +14,8 @@
 mod addresses;
 #[path = "kernel/connections.rs"]
 mod connections;
+#[path = "kernel/doctor.rs"]
+mod doctor;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns.rs"]

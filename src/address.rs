@@ -27,10 +27,12 @@ use crate::event::Event;
 use crate::rtnl::{Alarm, Assigned, Failure, Lost, Mark, MulticastGroup, Route, on_lo};
 use crate::snapshot::{Snapshot, Vip};
 
-const MARK: Mark = Mark {
+/// By which an address is known to be ours. IFA_PROTO is kept by kernels from 5.18 on; theirs end at 3.
+pub const MARK: Mark = Mark {
     protocol: 0x50,
     label: "lo:plimsoll",
 };
+
 const POLL: Duration = Duration::from_secs(5);
 /// Between two looks that alarms ask for, so that somebody who keeps changing addresses costs no more than this.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@ mod bgp;
 mod check;
 mod connections;
 mod ctl;
+mod doctor;
 mod etcd;
 mod fleet;
 mod log;
@@ -67,6 +68,8 @@ enum Command {
     /// Show all balancers as they tell of themselves in etcd: who serves which address, who is behind, whose
     /// configuration differs.
     Fleet(fleet::Fleet),
+    /// Look for what silently breaks a balancer or a real server, and say how to mend it.
+    Doctor(doctor::Doctor),
     /// Show the connections that the kernel balances, and which server has each.
     Connections(connections::Connections),
     /// Show the BGP sessions of the daemon that runs here, and disable, enable or clear them.
@@ -97,6 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Sync(sync) => sync.main(),
             Command::Fleet(fleet) => fleet.main(),
             Command::Connections(connections) => connections.main(),
+            Command::Doctor(doctor) => doctor.main(),
             Command::Bgp(bgp) => bgp.main(),
             Command::Realserver(realserver) => realserver.main(),
         },

@@ -14,6 +14,7 @@
 mod agenda;
 pub mod connections;
 mod diff;
+pub mod listing;
 mod memory;
 mod netlink;
 mod owned;

@@ -16,7 +16,7 @@
 //!
 //! Who may import whom, held by a test (`integration/tidy.rs`): words import words; decisions import words;
 //! tools import words; edges import words, tools and their own children, never each other or a decision;
-//! `control` imports words and `balancer`; `daemon`, `cli` and `main` import anything. Read the modules in this
+//! `control` imports words and `balancer`; `daemon`, `doctor`, `cli` and `main` import anything. Read the modules in this
 //! order:
 
 // Words: plain data, no logic that waits or decides.
@@ -57,3 +57,4 @@ pub mod source;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod doctor;

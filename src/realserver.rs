@@ -34,7 +34,7 @@ use self::host::Host;
 pub use self::step::Difference;
 use crate::backoff::Backoff;
 use crate::rtnl::{Alarm, Lost, MulticastGroup};
-use crate::service::Family;
+use crate::service::{self, Family};
 
 const POLL: Duration = Duration::from_secs(5);
 /// The least between two looks, and the first wait before what failed is tried again; both grow up to [`POLL`].
@@ -69,6 +69,7 @@ pub struct Tunnel {
     pub outer: Family,
 }
 
+/// What a server must know of a [`service::Tunnel`]: it takes UDP with and without a checksum alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Encapsulation {
     Ipip,
@@ -79,6 +80,16 @@ pub enum Encapsulation {
     Gre {
         checksum: bool,
     },
+}
+
+impl From<service::Tunnel> for Encapsulation {
+    fn from(tunnel: service::Tunnel) -> Encapsulation {
+        match tunnel {
+            service::Tunnel::Ipip => Encapsulation::Ipip,
+            service::Tunnel::Gue { port, checksum: _ } => Encapsulation::Gue { port },
+            service::Tunnel::Gre { checksum } => Encapsulation::Gre { checksum },
+        }
+    }
 }
 
 /// What differs from what is wanted.

@@ -91,6 +91,7 @@ impl Service {
             None => (None, text),
             Some(("tcp", at)) => (Some(Protocol::Tcp), at),
             Some(("udp", at)) => (Some(Protocol::Udp), at),
+            Some(("sctp", at)) => (Some(Protocol::Sctp), at),
             Some(_) => return None,
         };
         let at = at.parse().ok()?;
@@ -251,11 +252,13 @@ impl Connections {
             return Ok(service);
         }
         let config = Config::read(&self.config).map_err(Failed::Config)?;
-        let key = config.services.get(text).map(|service| service.key);
-        let key = key.ok_or_else(|| Failed::NoService(text.to_owned(), self.config.clone()))?;
+        let service = config.services.get(text);
+        let service =
+            service.ok_or_else(|| Failed::NoService(text.to_owned(), self.config.clone()))?;
+        // Of a firewall mark the kernel says with which address, not that it is of the mark.
         Ok(Service {
-            protocol: Some(key.protocol),
-            at: SocketAddr::new(key.address, key.port),
+            protocol: service.key.protocol(),
+            at: SocketAddr::new(service.address, service.key.port().unwrap_or(0)),
         })
     }
 }

@@ -17,7 +17,7 @@ use super::{exit, log};
 use crate::chain::chain;
 use crate::config::Config;
 use crate::realserver::{self, Encapsulation, Fault, Report, Tunnel, Wanted};
-use crate::service::Family;
+use crate::service::{Family, Forwarding};
 
 /// Something is not as it should be.
 const DIFFERS: u8 = 2;
@@ -222,7 +222,26 @@ impl Realserver {
             for (name, service) in &config.services {
                 if self.service.is_empty() || self.service.iter().any(|s| **s == *name.to_string())
                 {
-                    vips.insert(service.key.address);
+                    let all = [&service.delivery]
+                        .into_iter()
+                        .chain(service.deliveries.values());
+                    for delivery in all {
+                        let encapsulation = match delivery.forwarding {
+                            // The server sees its own address alone.
+                            Forwarding::Masquerading => continue,
+                            Forwarding::DirectRouting => None,
+                            Forwarding::Tunnel(tunnel) => Some(tunnel.into()),
+                        };
+                        vips.insert(service.address);
+                        if let Some(encapsulation) = encapsulation {
+                            let outer = service.server_family;
+                            let tunnel = Tunnel {
+                                encapsulation,
+                                outer,
+                            };
+                            tunnels.entry(service.address).or_default().insert(tunnel);
+                        }
+                    }
                 }
             }
             if vips.is_empty() {

@@ -88,6 +88,23 @@ impl Kernel {
         }
     }
 
+    /// Whether this kernel's IPVS was built with TCP, and with UDP. Without, a service of it can be made all the
+    /// same, and gets no packet.
+    pub async fn protocols(&mut self) -> Result<(bool, bool), Unavailable> {
+        let mut requests = Requests::new(self.family, self.sequence);
+        requests.timeouts();
+        let mut protocols = None;
+        let end = self
+            .converse(requests, |reply| {
+                if let Says::Data(body) = reply.says {
+                    protocols = Some(wire::parse_timeouts(body));
+                }
+            })
+            .await?;
+        end.map_err(|errno| unavailable("ask for the timeouts", errno))?;
+        protocols.ok_or(Unavailable::Malformed)
+    }
+
     pub(super) async fn change(
         &mut self,
         key: VirtualService,

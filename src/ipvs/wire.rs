@@ -23,6 +23,7 @@ const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
 const GET_DEST: u8 = 8;
+const GET_CONFIG: u8 = 13;
 const GET_INFO: u8 = 15;
 const IPVS_VERSION: u8 = 1;
 
@@ -119,6 +120,11 @@ impl Requests {
 
     pub(super) fn info(&mut self) -> u32 {
         self.put(self.family, GET_INFO, NLM_F_ACK, |_| {})
+    }
+
+    /// The timeouts of the protocols that the kernel was built with.
+    pub(super) fn timeouts(&mut self) -> u32 {
+        self.put(self.family, GET_CONFIG, NLM_F_ACK, |_| {})
     }
 
     /// The number of the family "IPVS". By asking for the name, the kernel loads the module if it can.
@@ -319,6 +325,13 @@ pub(super) fn parse_family(body: &[u8]) -> Option<u16> {
     attributes(body)
         .find(|(kind, _)| *kind == FAMILY_ID)
         .and_then(|(_, value)| short(value))
+}
+
+/// Whether TCP and UDP are in an answer to [`Requests::timeouts`]: `IPVS_CMD_ATTR_TIMEOUT_TCP` (4), `_UDP` (6).
+/// A kernel leaves out what it was built without (`ip_vs_genl_get_cmd()`).
+pub(super) fn parse_timeouts(body: &[u8]) -> (bool, bool) {
+    let has = |wanted| attributes(body).any(|(kind, _)| kind == wanted);
+    (has(4), has(6))
 }
 
 /// A service in an answer; never fails: what it does not understand it says in words.
@@ -568,6 +581,16 @@ mod tests {
             attribute(out, 4, &80u16.to_be_bytes());
         });
         assert_eq!(parse_service(&body).0.to_string(), "sctp [2001:db8::1]:80");
+    }
+
+    #[test]
+    fn a_protocol_that_the_kernel_lacks_is_left_out() {
+        let mut body = Vec::new();
+        assert_eq!(parse_timeouts(&body), (false, false));
+        attribute(&mut body, 6, &300u32.to_ne_bytes());
+        assert_eq!(parse_timeouts(&body), (false, true));
+        attribute(&mut body, 4, &900u32.to_ne_bytes());
+        assert_eq!(parse_timeouts(&body), (true, true));
     }
 
     #[test]

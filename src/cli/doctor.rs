@@ -1,0 +1,78 @@
+//! `plimsoll doctor`: reads the host, examines it, prints the report.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::exit;
+use super::say::Say;
+use crate::config::{Config, Mistakes};
+use crate::doctor::{self, Asked, Host, Report, Role};
+
+const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
+
+/// What silently breaks a balancer or a real server, why it matters, and the command that mends it.
+///
+/// It changes nothing. On the wire it asks who has the service addresses; to etcd and to routers without a session
+/// it opens a connection and closes it. Run it as root; what cannot be looked at is a note.
+///
+/// Exit codes: 0 nothing wrong; 1 warnings; 2 faults; 64 command line; 78 configuration.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// Beside those of the configuration, these service addresses are looked at.
+    #[arg(value_name = "VIP")]
+    vips: Vec<IpAddr>,
+    /// What this host is for [default: a balancer if it has a configuration or services in IPVS].
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// The configuration [default: /etc/plimsoll/plimsoll.toml, if it is there].
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn main(self) -> ExitCode {
+        let mut say = Say::new(false);
+        match self.report() {
+            Ok(report) => {
+                say.line(&self.text(&report));
+                let code = report.exit_code();
+                say.exit(code)
+            }
+            Err(mistakes) => {
+                say.fault(&mistakes.to_string());
+                ExitCode::from(exit::CONFIG)
+            }
+        }
+    }
+
+    fn report(&self) -> Result<Report, Mistakes> {
+        let config = match &self.config {
+            Some(path) => Some(Config::read(path)?),
+            None => match PathBuf::from(CONFIG) {
+                path if path.exists() => Some(Config::read(&path)?),
+                _ => None,
+            },
+        };
+        let asked = Asked {
+            role: self.role,
+            config,
+            vips: self.vips.iter().copied().collect(),
+        };
+        Ok(doctor::examine(&Host::read(asked)))
+    }
+
+    fn text(&self, report: &Report) -> String {
+        if self.json {
+            // Cannot fail: all of it is text and numbers.
+            serde_json::to_string_pretty(report).expect("plain data is JSON")
+        } else {
+            report.text()
+        }
+    }
+}
