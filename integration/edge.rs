@@ -122,6 +122,7 @@ pub(crate) fn service(
         config: Arc::new(config),
         servers: Arc::default(),
         destinations: None,
+        draining: Arc::default(),
         applied: Applied::NotYet,
         checks: Arc::new(checks),
         names: Arc::new(names),

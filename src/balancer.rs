@@ -160,6 +160,9 @@ impl Balancer {
             } => {
                 self.with_key(service, |pool| pool.not_applied(&fault, holds));
             }
+            Event::Drained { service, backends } => {
+                self.with_key(service, |pool| pool.drained(&backends));
+            }
             Event::Repaired { service } => self.with_key(service, Pool::repaired),
             Event::Addresses { present, faults } => self.addresses(present, faults),
             Event::Peer { peer, session } => {

@@ -1,7 +1,7 @@
 //! What can happen to us: the core's whole input. Times come beside an event, never in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -69,6 +69,11 @@ pub enum Event {
         service: VirtualService,
         fault: String,
         holds: bool,
+    },
+    /// Servers whose last connections were waited for, and that have no more.
+    Drained {
+        service: VirtualService,
+        backends: BTreeSet<SocketAddr>,
     },
     /// Someone else had changed the service or its destinations; they are as wanted again.
     Repaired { service: VirtualService },

@@ -173,7 +173,7 @@ impl Sink {
             todo = changes(&wanted, held.as_ref());
         }
         if settled && !failed && todo.is_empty() {
-            return Ok(());
+            return self.look_for_drained(key, held.as_ref()).await;
         }
         let repair = settled && !todo.is_empty();
         if repair {
@@ -183,6 +183,21 @@ impl Sink {
             None => self.report_success(key, wanted.destinations, repair).await,
             Some(fault) => self.report_failure(key, fault, held.as_ref()).await,
         }
+    }
+
+    async fn look_for_drained(
+        &mut self,
+        service: VirtualService,
+        held: Option<&Held>,
+    ) -> Result<(), Undone> {
+        let Some((target, held)) = self.agenda.target(&service).zip(held) else {
+            return Ok(());
+        };
+        let backends = target.drained(held);
+        if !backends.is_empty() {
+            self.say(Event::Drained { service, backends }).await?;
+        }
+        Ok(())
     }
 
     /// Applies and reads back. If someone else's changes came between, once more. `Some`: it is not as wanted, and why.

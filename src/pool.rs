@@ -7,6 +7,7 @@
 //! - a held server is let go as soon as the line holds without it.
 //! - no list takes new connections from more servers than the depool guard allows, by whatever words.
 
+mod drain;
 mod flaps;
 mod floor;
 mod list;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use self::drain::Drain;
 pub(crate) use self::member::CheckIds;
 use self::member::Member;
 use self::ramp::Ramp;
@@ -346,22 +348,25 @@ impl Pool {
         for ((host, member), before) in self.members.iter_mut().zip(before) {
             if short || !member.is_up_and_serves() {
                 member.ramp = None;
-            } else if (before, member.pooled) == (Pooled::No, Pooled::Yes) {
+            } else if (before, member.pooled) == (Pooled::No, Pooled::Yes)
+                && member.draining.is_none()
+            {
                 let slow_start = self.config.comeback.slow_start;
                 member.ramp = slow_start.map(|time| Ramp::new(time, now));
             }
             member.weigh(now);
+            let after = member.drain(before, &self.config, now);
             tell(
                 &self.config,
                 self.judged,
                 host,
-                before,
+                (before, after),
                 member,
                 &mut self.counters,
             );
         }
         self.members
-            .retain(|_, m| m.listed.is_some() || m.pooled.in_ipvs() || m.unidentified);
+            .retain(|_, m| m.listed.is_some() || m.in_ipvs() || m.unidentified);
         for member in self.members.values_mut() {
             member.leaving &= member.pooled == Pooled::Held(held);
         }
@@ -420,11 +425,15 @@ impl Pool {
     fn wanted(&self) -> Destinations {
         let mut wanted = Destinations::new();
         for (host, member) in &self.members {
-            let Some(address) = member.address.filter(|_| member.pooled.in_ipvs()) else {
+            let Some(address) = member.address.filter(|_| member.in_ipvs()) else {
                 continue;
             };
+            let weight = match member.draining {
+                Some(_) => Weight::ZERO,
+                None => member.weight,
+            };
             let new = Destination {
-                weight: member.weight,
+                weight,
                 delivery: self.config.delivery(host),
             };
             // Two names of one address: the one that gets connections counts.
@@ -470,6 +479,7 @@ impl Pool {
         Service {
             config: config.clone(),
             servers: share(servers, old.map(|old| &old.servers)),
+            draining: share(self.draining(), old.map(|old| &old.draining)),
             destinations,
             applied: self.applied.clone(),
             checks: share(checks, old.map(|old| &old.checks)),
@@ -538,12 +548,21 @@ fn tell(
     config: &config::Service,
     judged: bool,
     host: &Host,
-    before: Pooled,
+    (before, drain): (Pooled, Drain),
     member: &Member,
     counters: &mut Counters,
 ) {
     let service = &config.name;
+    match drain {
+        Drain::Begun(time) => {
+            let why = member.why_not_wanted();
+            info!(%service, %host, why, ?time, "drains: no new connections");
+        }
+        Drain::Ended(why) => info!(%service, %host, why, "no longer drains"),
+        Drain::Same => {}
+    }
     match (before, member.pooled) {
+        (Pooled::Yes | Pooled::Held(_), Pooled::No) if member.draining.is_some() => {}
         (Pooled::Yes, Pooled::Held(Held::DepoolThreshold)) => {
             counters.could_not_depool += 1;
             let why = member.why_not_wanted();

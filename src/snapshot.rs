@@ -9,7 +9,7 @@ pub(crate) mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub struct Service {
     pub servers: Arc<BTreeMap<Host, Server>>,
     /// What IPVS shall hold; `None`: not known yet, leave alone what is there.
     pub destinations: Option<Arc<Destinations>>,
+    /// Those of them whose last connections are waited for.
+    pub draining: Arc<BTreeSet<SocketAddr>>,
     pub applied: Applied,
     /// The checks that shall run; an id never changes its meaning.
     pub checks: Arc<BTreeMap<CheckId, Arc<Check>>>,
@@ -138,6 +140,8 @@ pub struct Server {
     pub kept_down: Option<KeptDown>,
     pub monitors: Vec<MonitorState>,
     pub pooled: Pooled,
+    /// Not pooled any more, but until then IPVS has it with weight 0 for the sake of its open connections.
+    pub draining: Option<Instant>,
     /// Why its weight in IPVS is not its list's, in the order in which these work.
     pub scaled: Vec<Scaled>,
 }

@@ -220,6 +220,7 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         config: Arc::new(config),
         servers: Arc::default(),
         destinations,
+        draining: Arc::default(),
         applied: Applied::NotYet,
         checks: Arc::default(),
         names: Arc::default(),

@@ -126,6 +126,8 @@ struct State<'a> {
     /// Why it is down whatever its checks say.
     kept_down: Option<Kept>,
     pooled: bool,
+    /// Not pooled, but for so many seconds more in IPVS with weight 0, if its connections do not end before.
+    draining: Option<u64>,
     held: Option<Held>,
     /// The list's; `None`: it is off the list.
     weight: Option<Weight>,
@@ -163,9 +165,8 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
 impl State<'_> {
     fn of<'a>(service: &Service, host: &Host, server: &'a Server, now: Instant) -> State<'a> {
         let note = server.note.as_deref();
-        let in_ipvs = service
-            .destination(host, server)
-            .filter(|_| server.pooled.in_ipvs());
+        let in_ipvs = service.destination(host, server);
+        let in_ipvs = in_ipvs.filter(|_| server.pooled.in_ipvs() || server.draining.is_some());
         State {
             server,
             enabled: server.enabled(),
@@ -175,6 +176,9 @@ impl State<'_> {
                 seconds: why.rest(now).as_secs(),
             }),
             pooled: server.pooled.in_ipvs(),
+            draining: server
+                .draining
+                .map(|until| until.saturating_duration_since(now).as_secs()),
             held: match server.pooled {
                 Pooled::Held(why) => Some(why),
                 Pooled::No | Pooled::Yes => None,
@@ -255,6 +259,7 @@ impl fmt::Display for Detail<'_> {
 }
 
 /// `enabled/up/pooled, weight 10, in IPVS 4, slow-start 40 %`, `enabled/down/not pooled, flap-hold for 1m, weight 10`,
+/// `disabled/up/not pooled, draining for 4m, weight 10, in IPVS 0`,
 /// `disabled/down/pooled, weight 10, held: depool-guard, reason: disk T1, proxy-fetch: connection refused`
 impl fmt::Display for State<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,6 +267,10 @@ impl fmt::Display for State<'_> {
         if let Some(Kept { why, seconds }) = &self.kept_down {
             let rest = Age(std::time::Duration::from_secs(*seconds));
             write!(f, ", {why} for {rest}")?;
+        }
+        if let Some(seconds) = self.draining {
+            let rest = Age(std::time::Duration::from_secs(seconds));
+            write!(f, ", draining for {rest}")?;
         }
         if let Some(weight) = self.weight {
             write!(f, ", weight {weight}")?;
@@ -436,6 +445,7 @@ mod tests {
             "enabled": false, "health": "up", "kept_down": null, "pooled": true,
             "held": "depool-guard", "weight": 0, "ipvs_weight": 10, "scaled": [], "address": "10.0.0.2", "unresolved": null,
             "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
+            "draining": null,
             "checks": [{
                 "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "load": null,
                 "last": null,

@@ -2,6 +2,7 @@
 
 mod announcing;
 mod comeback;
+mod draining;
 mod invariants;
 mod lists;
 mod random;
@@ -365,6 +366,7 @@ fn service(service: &str, address: &str, port: u16) -> Service {
     let servers = Servers::File(format!("/pools/{service}.json").into());
     Service {
         monitors: vec![monitor(300)],
+        drain_timeout: Duration::ZERO,
         ..Service::new(name(service), address, key, servers)
     }
 }

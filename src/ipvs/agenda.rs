@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
 use super::diff::Wanted;
-use super::table::Settings;
+use super::table::{Held, Settings};
 use crate::config;
 use crate::service::{Destinations, VirtualService};
 use crate::snapshot::{Service, Snapshot};
@@ -62,6 +62,10 @@ pub(super) struct Agenda {
 pub(super) struct Target {
     config: Arc<config::Service>,
     destinations: Option<Arc<Destinations>>,
+    /// Whose last connections are waited for.
+    draining: Arc<BTreeSet<SocketAddr>>,
+    /// Those of them that had none when the service was last read.
+    idle: BTreeSet<SocketAddr>,
     /// What the table was made to hold, with the settings wanted now.
     settled: Option<Arc<Destinations>>,
     /// What was last said of a failure, until it is over.
@@ -100,6 +104,25 @@ impl Target {
         self.settled = Some(destinations);
         self.failed = None;
         self.delay = FIRST_DELAY;
+    }
+
+    /// Who of those whose last connections are waited for has none, now and when the service was read before: one that
+    /// was being made then is counted by now.
+    pub(super) fn drained(&mut self, held: &Held) -> BTreeSet<SocketAddr> {
+        let idle = |backend: &&SocketAddr| {
+            let weightless = held
+                .destinations
+                .get(backend)
+                .is_some_and(|to| to.weight == 0);
+            let busy = held
+                .connections
+                .get(backend)
+                .is_some_and(|its| its.active > 0);
+            weightless && !busy
+        };
+        let idle: BTreeSet<_> = self.draining.iter().filter(idle).copied().collect();
+        let before = mem::replace(&mut self.idle, idle);
+        self.idle.intersection(&before).copied().collect()
     }
 
     /// It is not as wanted, and that is known.
@@ -208,6 +231,8 @@ impl Agenda {
             let target = Target {
                 config: service.config.clone(),
                 destinations: service.destinations.clone(),
+                draining: service.draining.clone(),
+                idle: BTreeSet::new(),
                 settled: None,
                 failed: None,
                 holds: false,
@@ -228,6 +253,7 @@ impl Agenda {
         }
         target.config = service.config.clone();
         target.destinations = service.destinations.clone();
+        target.draining = service.draining.clone();
         // The core may have let it go and taken it up again between two snapshots that we saw: it waits for an answer.
         if target.destinations.is_none() && (changed || replaced) {
             target.settled = None;

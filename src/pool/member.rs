@@ -45,6 +45,8 @@ pub(super) struct Member {
     pub(super) pooled: Pooled,
     /// Depooled or drained by its list while it got new connections: the depool guard may hold it.
     pub(super) leaving: bool,
+    /// Depooled by its list, and until when its open connections may go on; it is in IPVS with weight 0.
+    pub(super) draining: Option<Instant>,
 }
 
 /// One monitor at work on this server. The check's id is there while there is an address to check.
@@ -91,6 +93,7 @@ impl Member {
             last_up: None,
             pooled: Pooled::No,
             leaving: false,
+            draining: None,
         }
     }
 
@@ -147,6 +150,11 @@ impl Member {
             Some(listed) if !guarded || listed.weight.get() > 0 => listed.weight,
             Some(_) | None => self.base,
         }
+    }
+
+    /// IPVS shall have it, with new connections or without.
+    pub(super) fn in_ipvs(&self) -> bool {
+        self.pooled.in_ipvs() || self.draining.is_some()
     }
 
     pub(super) fn ready(&self) -> bool {
@@ -265,6 +273,7 @@ impl Member {
     pub(super) fn set_address(&mut self, address: IpAddr, start: Start) {
         self.address = Some(address);
         self.presumed_up = start == Start::Up;
+        self.draining = None;
         self.forget_flaps();
         self.known_weight = None;
         for run in &mut self.runs {
@@ -397,6 +406,7 @@ impl Member {
             kept_down: self.kept_down(),
             monitors: self.runs.iter().map(Run::view).collect(),
             pooled: self.pooled,
+            draining: self.draining,
             scaled: self.scaled.clone(),
         }
     }

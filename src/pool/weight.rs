@@ -30,10 +30,11 @@ impl Member {
         }
     }
 
-    /// When its hold ends or its weight changes by time alone.
+    /// When its hold or its drain ends, or its weight changes, by time alone.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         let ramp = self.ramp.map(|ramp| ramp.next(self.laden().get(), now));
-        self.held_until().into_iter().chain(ramp).min()
+        let ends = self.held_until().into_iter().chain(self.draining);
+        ends.chain(ramp).min()
     }
 
     /// What its load leaves of its weight: at least 1 of 1 or more. Only of a server that is up and serves: whom the

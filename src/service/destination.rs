@@ -13,6 +13,8 @@ pub struct Weight(u32);
 impl Weight {
     /// The largest that ipvsadm(8) names.
     pub const MAX: u32 = 2_147_483_646;
+    /// No new connections.
+    pub const ZERO: Weight = Weight(0);
     /// What PyBal takes if the list names none.
     pub const DEFAULT: Weight = Weight(10);
 

@@ -77,6 +77,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         size: all.values().filter(|s| s.listed.is_some()).count(),
         servers: Arc::new(all),
         destinations: Some(Arc::new(destinations)),
+        draining: Arc::default(),
         applied: Applied::Yes,
         checks: Arc::default(),
         names: Arc::default(),
@@ -134,6 +135,7 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         kept_down: None,
         monitors,
         pooled,
+        draining: None,
         scaled: Vec::new(),
     };
     (host, server)

@@ -18,7 +18,7 @@ const SLOW_START: Duration = Duration::from_secs(30);
 pub(super) fn hold(story: &Story) {
     let snapshot = &story.snapshot;
     for (name, service) in &snapshot.services {
-        pool(service);
+        pool(service, story);
         guard(service, story.largest[&service.key()]);
         kept_down(service, story);
         weights(service, story);
@@ -60,7 +60,7 @@ pub(super) fn hold(story: &Story) {
     }
 }
 
-fn pool(service: &Service) {
+fn pool(service: &Service, story: &Story) {
     let servers = service.servers.values();
     let count = |what: &dyn Fn(&Server) -> bool| servers.clone().filter(|s| what(s)).count();
     for (host, server) in service.servers.iter() {
@@ -81,6 +81,15 @@ fn pool(service: &Service) {
             }
             Pooled::No => assert!(!wanted, "{host} is up and not pooled: {server:?}"),
         }
+        if let Some(until) = server.draining {
+            let up = ready && server.health == Health::Up && !server.enabled();
+            assert!(
+                up && server.pooled == Pooled::No,
+                "{host} drains: {server:?}"
+            );
+            let rest = until.checked_duration_since(story.now).expect("not over");
+            assert!(rest <= service.config.drain_timeout, "{host}");
+        }
     }
     let pooled = count(&|s| s.pooled.in_ipvs());
     let could = count(&|s| s.enabled() && s.address.is_some());
@@ -100,7 +109,8 @@ fn pool(service: &Service) {
         );
     }
     if let Some(destinations) = &service.destinations {
-        let pooled = || servers.clone().filter(|s| s.pooled.in_ipvs());
+        let in_ipvs = |s: &&Server| s.pooled.in_ipvs() || s.draining.is_some();
+        let pooled = || servers.clone().filter(in_ipvs);
         let addresses: BTreeSet<_> = pooled().filter_map(|s| s.address).collect();
         assert_eq!(
             destinations
@@ -110,7 +120,8 @@ fn pool(service: &Service) {
             addresses
         );
         for (backend, to) in &**destinations {
-            let served = pooled().any(|s| s.address == Some(backend.ip()) && serves(s));
+            let here = |s: &&Server| s.address == Some(backend.ip()) && s.draining.is_none();
+            let served = pooled().filter(here).any(serves);
             assert_eq!(to.weight.get() > 0, served, "{backend} {to:?}: {service:?}");
         }
     }
@@ -173,7 +184,9 @@ fn weights(service: &Service, story: &Story) {
     for (backend, to) in &**destinations {
         let address = backend.ip();
         // Of two names of one address the larger weight counts.
-        let there = |(_, s): &(&Host, &Server)| s.address == Some(address) && s.pooled.in_ipvs();
+        let there = |(_, s): &(&Host, &Server)| {
+            s.address == Some(address) && (s.pooled.in_ipvs() || s.draining.is_some())
+        };
         let bounds = servers
             .clone()
             .filter(there)
@@ -190,6 +203,9 @@ fn weights(service: &Service, story: &Story) {
 
 /// What the weight of a server that the kernel shall have may be.
 fn range(service: &Service, server: &Server) -> (u64, u64) {
+    if server.draining.is_some() {
+        return (0, 0);
+    }
     let listed = server.listed.map(|listed| u64::from(listed.weight.get()));
     match (server.pooled, listed) {
         // Drained, or on its way out and kept by the guard with what it had.

@@ -58,6 +58,10 @@ enum Step {
     Addresses {
         present: bool,
     },
+    /// All that drain have done so.
+    Drained {
+        service: u8,
+    },
     /// Peers have been told what the snapshot says.
     Announced,
     Configured {
@@ -121,6 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(service, check, percent)| Step::Load { service, check, percent }),
         1 => (service.clone(), some()).prop_map(|(service, addresses)| Step::Found { service, addresses }),
         6 => service.clone().prop_map(|service| Step::Applied { service }),
+        2 => service.clone().prop_map(|service| Step::Drained { service }),
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
@@ -142,7 +147,7 @@ fn address_number(i: u8) -> IpAddr {
     [10, 0, 0, i].into()
 }
 
-const VARIANTS: u8 = 24;
+const VARIANTS: u8 = 25;
 
 /// Those of them that have to do with servers that come and come back.
 const COMEBACKS: [u8; 4] = [20, 21, 22, 23];
@@ -200,6 +205,10 @@ fn variant(variant: u8) -> Config {
         10 => {
             text.depool_threshold = Threshold::new(0.8).expect("in range");
             return config([text]);
+        }
+        24 => {
+            text.drain_timeout = Duration::from_secs(20);
+            other.drain_timeout = Duration::from_secs(3);
         }
         20..24 => {
             text.comeback = comeback(variant);
@@ -398,6 +407,13 @@ impl Story {
                 self.event(Event::Applied {
                     service: view.key(),
                     destinations,
+                });
+            }
+            Step::Drained { service } => {
+                let Some(view) = known(service) else { return };
+                self.event(Event::Drained {
+                    service: view.key(),
+                    backends: BTreeSet::clone(&view.draining),
                 });
             }
             Step::NotApplied { service, holds } => {
