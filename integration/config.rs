@@ -11,6 +11,8 @@ mod comeback;
 mod connection;
 #[path = "config/etcd.rs"]
 mod etcd;
+#[path = "config/ipvs.rs"]
+mod ipvs;
 #[path = "config/vip.rs"]
 mod vip;
 
@@ -305,7 +307,7 @@ fn inline_servers() {
         (
             r#"[[service.web.server]]
 host = "2001:db8::1""#,
-            "8: service.web.server[0].host: 2001:db8::1 is an IPv6 address, but the service's is IPv4; write an IPv4 address or a name",
+            "8: service.web.server[0].host: 2001:db8::1 is an IPv6 address, but the service's servers are of IPv4; write an IPv4 address or a name",
         ),
         (
             r#"[[service.web.server]]
@@ -345,7 +347,7 @@ weight = 1"#,
             r#"address = "2001:db8::1"
 [[service.web.server]]
 host = "10.0.0.1""#,
-            "9: service.web.server[0].host: 10.0.0.1 is an IPv4 address, but the service's is IPv6; write an IPv6 address or a name",
+            "9: service.web.server[0].host: 10.0.0.1 is an IPv4 address, but the service's servers are of IPv6; write an IPv6 address or a name",
         ),
         (
             "server = 3",

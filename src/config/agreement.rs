@@ -23,10 +23,16 @@ pub(super) fn check(services: &[Draft<'_>], bgp: Option<&bgp::Draft<'_>>) {
     for service in services {
         if let Some(key) = service.key {
             match first_of_key.get(&key) {
-                Some(first) => service.table.place.mistake(format_args!(
-                    "{key} is {} already; write another address, port or protocol",
-                    first.named()
-                )),
+                Some(first) => {
+                    let right = match key {
+                        VirtualService::Address { .. } => "address, port or protocol",
+                        VirtualService::Mark { .. } => "firewall-mark",
+                    };
+                    let first = first.named();
+                    service.table.place.mistake(format_args!(
+                        "{key} is {first} already; write another {right}"
+                    ));
+                }
                 None => {
                     first_of_key.insert(key, service);
                 }

@@ -171,7 +171,7 @@ fn host(node: &Node<'_>, family: Option<Family>, own: Option<Delivery>) -> Optio
     let Some(address) = host.literal() else {
         return name(node, host.bare().as_str()).then_some(host);
     };
-    usable(node, address, family).then_some(host)
+    usable(node, address, family, " or a name").then_some(host)
 }
 
 /// What can only be a mistyped address is not left to the resolver.
@@ -197,7 +197,8 @@ fn name(node: &Node<'_>, text: &str) -> bool {
     false
 }
 
-pub(super) fn usable(node: &Node<'_>, address: IpAddr, family: Option<Family>) -> bool {
+/// `or`: what else may stand there, for the message.
+pub(super) fn usable(node: &Node<'_>, address: IpAddr, family: Option<Family>, or: &str) -> bool {
     if let Some((what, right)) = value::no_unicast(address) {
         node.mistake(format_args!("{address} is {what}; write {right}"));
         return false;
@@ -205,7 +206,7 @@ pub(super) fn usable(node: &Node<'_>, address: IpAddr, family: Option<Family>) -
     let own = Family::of(address);
     if let Some(family) = family.filter(|family| *family != own) {
         node.mistake(format_args!(
-            "{address} is an {own} address, but the service's is {family}; write an {family} address or a name"
+            "{address} is an {own} address, but the service's servers are of {family}; write an {family} address{or}"
         ));
         return false;
     }

@@ -196,7 +196,7 @@ pub(super) fn sorry(
             node.mistake("only masquerading rewrites ports; write forwarding = \"masquerading\", or the address alone");
             return None;
         }
-        super::super::server::usable(node, address, family)
+        super::super::server::usable(node, address, family, "")
             .then_some(SocketAddr::new(address, port.or(server_port)?))
     })
 }
