@@ -197,8 +197,12 @@ impl Pool {
             if let Some((_, member)) = self.members.iter_mut().find(same) {
                 member.adopt(weight, self.config.comeback.start);
             } else {
-                let member = Member::unidentified(backend.ip(), weight, &self.monitors);
-                self.members.insert(self.stand_in(*backend), member);
+                let stand_in = self.stand_in(*backend);
+                // On a port that no server of this service has, it is none: the service was another one before.
+                if self.config.backend(&stand_in, backend.ip()) == *backend {
+                    let member = Member::unidentified(backend.ip(), weight, &self.monitors);
+                    self.members.insert(stand_in, member);
+                }
             }
         }
         self.mark_leaving(destinations.len());

@@ -109,21 +109,22 @@ fn pool(service: &Service, story: &Story) {
         );
     }
     if let Some(destinations) = &service.destinations {
-        let in_ipvs = |s: &&Server| s.pooled.in_ipvs() || s.draining.is_some();
-        let pooled = || servers.clone().filter(in_ipvs);
-        let addresses: BTreeSet<_> = pooled().filter_map(|s| s.address).collect();
-        assert_eq!(
-            destinations
-                .keys()
-                .map(SocketAddr::ip)
-                .collect::<BTreeSet<_>>(),
-            addresses
-        );
-        for (backend, to) in &**destinations {
-            let here = |s: &&Server| s.address == Some(backend.ip()) && s.draining.is_none();
-            let served = pooled().filter(here).any(serves);
-            assert_eq!(to.weight.get() > 0, served, "{backend} {to:?}: {service:?}");
+        let in_ipvs = |(_, s): &(&Host, &Server)| s.pooled.in_ipvs() || s.draining.is_some();
+        let places = || service.servers.iter().filter(in_ipvs);
+        let place = |(host, s): (&Host, &Server)| {
+            let backend = service.config.backend(host, s.address?);
+            Some((backend, serves(s) && s.draining.is_none()))
+        };
+        let mut expected = BTreeMap::new();
+        for (backend, serves) in places().filter_map(place) {
+            *expected.entry(backend).or_insert(false) |= serves;
         }
+        if let Some(sorry) = sorry(service) {
+            expected.insert(sorry, true);
+        }
+        let found = destinations.iter();
+        let found = found.map(|(backend, to)| (*backend, to.weight.get() > 0));
+        assert_eq!(found.collect::<BTreeMap<_, _>>(), expected, "{service:?}");
     }
     let checked: Vec<_> = service
         .checks
@@ -182,10 +183,15 @@ fn weights(service: &Service, story: &Story) {
         return;
     };
     for (backend, to) in &**destinations {
-        let address = backend.ip();
+        if sorry(service) == Some(*backend) {
+            continue;
+        }
         // Of two names of one address the larger weight counts.
-        let there = |(_, s): &(&Host, &Server)| {
-            s.address == Some(address) && (s.pooled.in_ipvs() || s.draining.is_some())
+        let there = |(host, s): &(&Host, &Server)| {
+            let own = s
+                .address
+                .map(|address| service.config.backend(host, address));
+            own == Some(*backend) && (s.pooled.in_ipvs() || s.draining.is_some())
         };
         let bounds = servers
             .clone()
@@ -196,7 +202,7 @@ fn weights(service: &Service, story: &Story) {
         let weight = u64::from(to.weight.get());
         assert!(
             (least..=most).contains(&weight),
-            "{address} has {weight}, not {least} to {most}: {service:?}"
+            "{backend} has {weight}, not {least} to {most}: {service:?}"
         );
     }
 }
@@ -246,6 +252,11 @@ fn serves(server: &Server) -> bool {
         }
         Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp | Held::NamesUnresolved) => true,
     }
+}
+
+/// The one that answers while nobody else does.
+fn sorry(service: &Service) -> Option<SocketAddr> {
+    service.config.sorry.filter(|_| serving(service) == 0)
 }
 
 fn serving(service: &Service) -> usize {
