@@ -246,12 +246,17 @@ impl fmt::Display for Refusal {
             (_, Errno::EPERM) => {
                 f.write_str("the kernel does not permit it: CAP_NET_ADMIN is missing")
             }
+            // It does not say which of the two.
             (Change::AddService(to) | Change::EditService(to), Errno::ENOENT) => {
                 let name = &to.scheduler;
-                write!(
-                    f,
-                    "the kernel has no scheduler {name}: modprobe ip_vs_{name}"
-                )
+                write!(f, "the kernel has no scheduler {name}")?;
+                match &to.engine {
+                    None => write!(f, ": modprobe ip_vs_{name}"),
+                    Some(engine) => write!(
+                        f,
+                        " or no persistence engine {engine}: modprobe -a ip_vs_{name} ip_vs_pe_{engine}"
+                    ),
+                }
             }
             (_, Errno::EAFNOSUPPORT) => f.write_str(
                 "the kernel's IPVS does not know this address family (CONFIG_IP_VS_IPV6)",
@@ -349,6 +354,16 @@ mod tests {
         assert_eq!(
             missing.to_string(),
             "the kernel has no scheduler twos: modprobe ip_vs_twos"
+        );
+        let mut settings = Settings::new(Family::Ipv4, &Scheduler::Rr.into());
+        settings.engine = Some("sip".into());
+        let either = Refusal {
+            change: Change::EditService(settings),
+            errno: Errno::ENOENT,
+        };
+        assert_eq!(
+            either.to_string(),
+            "the kernel has no scheduler rr or no persistence engine sip: modprobe -a ip_vs_rr ip_vs_pe_sip"
         );
         let backend = "10.0.0.1:80".parse().unwrap();
         let gone = Refusal {
