@@ -16,6 +16,14 @@ mod addresses;
 mod connections;
 #[path = "kernel/doctor.rs"]
 mod doctor;
+#[path = "kernel/forwarding.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod forwarding;
+#[path = "kernel/kinds.rs"]
+mod kinds;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns.rs"]
@@ -37,7 +45,7 @@ use std::time::Duration;
 
 use plimsoll::event::Event;
 use plimsoll::ipvs::{self, Kernel, Memory, Table};
-use plimsoll::service::{Destinations, Protocol, Scheduler, VirtualService};
+use plimsoll::service::{Destinations, Protocol, Scheduler, VirtualService, Weight};
 use tokio::time::Instant;
 
 use lab::{Lab, in_namespace, key, pool, sh, until};
@@ -60,10 +68,15 @@ fn table() -> Vec<String> {
     lines
 }
 
+/// Waits until the table is this one, in whatever order.
 async fn expect_table(expected: &[&str]) {
     let mut expected: Vec<_> = expected.iter().map(|line| (*line).to_owned()).collect();
     expected.sort();
-    until(&format!("{expected:#?}"), || table() == expected).await;
+    let began = Instant::now();
+    while table() != expected && began.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(table(), expected);
 }
 
 #[test]
@@ -181,11 +194,12 @@ fn adopts_and_never_flushes() {
         start(&mut lab).await;
         match lab.event().await {
             Event::Found(found) => {
-                let there = pool(80, &[("10.0.0.1", 3)]);
-                assert_eq!(
-                    found,
-                    BTreeMap::from([(key("192.0.2.1", 80), Destinations::clone(&there))])
-                );
+                let weight = |weight| Weight::new(weight).unwrap().into();
+                let there = Destinations::from([
+                    ("10.0.0.1:80".parse().unwrap(), weight(3)),
+                    ("10.0.0.2:8080".parse().unwrap(), weight(0)),
+                ]);
+                assert_eq!(found, BTreeMap::from([(key("192.0.2.1", 80), there)]));
             }
             other => panic!("{other:?}"),
         }
@@ -277,8 +291,8 @@ fn removes_only_its_own_also_after_a_restart() {
         sh("ipvsadm -A -t 203.0.113.1:25 -s rr");
         let mut lab = Lab::new();
         start(&mut lab).await;
-        let wanted = pool(80, &[("10.0.0.1", 10)]);
         for (name, port) in [("a", 80), ("b", 81), ("c", 82)] {
+            let wanted = pool(port, &[("10.0.0.1", 10)]);
             lab.put(name, key("192.0.2.1", port), &wanted);
         }
         lab.publish();
@@ -312,13 +326,13 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
     in_namespace(async {
         let mut lab = Lab::new();
         start(&mut lab).await;
-        let wanted = pool(80, &[("10.0.0.1", 10)]);
+        let wanted = |port| pool(port, &[("10.0.0.1", 10)]);
         // The one scheduler that user-mode-linux does not have.
-        lab.put("bad", key("192.0.2.1", 80), &wanted);
+        lab.put("bad", key("192.0.2.1", 80), &wanted(80));
         lab.edit("bad", |config| {
             config.scheduling.scheduler = Scheduler::Twos
         });
-        lab.put("good", key("192.0.2.1", 81), &wanted);
+        lab.put("good", key("192.0.2.1", 81), &wanted(81));
         lab.publish();
         let (mut refused, mut applied) = (0, 0);
         while refused == 0 || applied == 0 {
