@@ -16,11 +16,9 @@ mod addresses;
 mod connections;
 #[path = "kernel/doctor.rs"]
 mod doctor;
+#[path = "kernel/draining.rs"]
+mod draining;
 #[path = "kernel/forwarding.rs"]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the daemon has a clock of its own"
-)]
 mod forwarding;
 #[path = "kernel/kinds.rs"]
 mod kinds;
@@ -32,6 +30,12 @@ mod lab;
 mod netns;
 #[path = "kernel/realserver.rs"]
 mod realserver;
+#[path = "kernel/traffic.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod traffic;
 #[path = "kernel/vip.rs"]
 #[expect(
     clippy::disallowed_methods,

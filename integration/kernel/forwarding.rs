@@ -1,9 +1,9 @@
 //! Traffic through the daemon's IPVS: each way to a server, and what decides which server it is.
 
-mod traffic;
-
+use super::traffic::{
+    A, B, CLIENTS, GUE_PORT, LIMIT, Lab, MASQUERADED, Service, Transport, VIPS, write,
+};
 use crate::netns::{run, until};
-use traffic::{A, B, CLIENTS, GUE_PORT, LIMIT, Lab, MASQUERADED, Service, Transport, VIPS, write};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 

@@ -94,8 +94,12 @@ impl Service {
             keys,
             servers,
         } = self;
+        let drain = match keys.contains("drain-timeout = ") {
+            true => "",
+            false => "drain-timeout = \"0s\"\n",
+        };
         let mut text = format!(
-            "[service.{name}]\n{keys}\ndepool-threshold = 0.0\ndepool-guard = \"off\"\ndrain-timeout = \"0s\"\n"
+            "[service.{name}]\n{keys}\n{drain}depool-threshold = 0.0\ndepool-guard = \"off\"\n"
         );
         for server in servers {
             text += &format!("[[service.{name}.server]]\n{server}\n");
@@ -334,12 +338,13 @@ fn serve(name: &'static str, server: &Namespace, at: SocketAddr) {
         (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())
     });
     std::thread::spawn(move || {
-        let mut open = Vec::new();
         for mut stream in listener.incoming().flatten() {
-            // Whoever resets the connection has what he wanted.
-            let _ = stream.write_all(name.as_bytes());
-            // The client ends it.
-            open.push(stream);
+            // Whoever resets the connection has what he wanted. Else the client ends it, and until then has sent back
+            // what it sends.
+            std::thread::spawn(move || {
+                let _ = stream.write_all(name.as_bytes());
+                let _ = io::copy(&mut &stream, &mut &stream);
+            });
         }
     });
     std::thread::spawn(move || {
