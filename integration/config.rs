@@ -11,8 +11,8 @@ mod comeback;
 mod connection;
 #[path = "config/etcd.rs"]
 mod etcd;
-#[path = "config/ipvs.rs"]
-mod ipvs;
+#[path = "config/virtual_service.rs"]
+mod virtual_service;
 #[path = "config/vip.rs"]
 mod vip;
 
