@@ -13,6 +13,8 @@ mod connection;
 mod etcd;
 #[path = "config/virtual_service.rs"]
 mod virtual_service;
+#[path = "config/ipvs.rs"]
+mod ipvs;
 #[path = "config/vip.rs"]
 mod vip;
 

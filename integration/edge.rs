@@ -75,6 +75,7 @@ fn empty() -> Snapshot {
             },
             monitor: Default::default(),
             metrics: Default::default(),
+            ipvs: Default::default(),
             api: Api {
                 listen: Vec::new(),
                 control: None,
@@ -89,6 +90,7 @@ fn empty() -> Snapshot {
         peers: Arc::default(),
         peer_orders: Default::default(),
         troubles: Arc::default(),
+        repairs: Arc::default(),
         reload_refused: None,
         stopping: false,
     }

@@ -36,6 +36,8 @@ mod realserver;
     reason = "the daemon has a clock of its own"
 )]
 mod traffic;
+#[path = "kernel/sysctl.rs"]
+mod sysctl;
 #[path = "kernel/vip.rs"]
 #[expect(
     clippy::disallowed_methods,

@@ -21,7 +21,7 @@ use crate::event::{Event, PeerOrder};
 use crate::pool::{Bearing, CheckIds, Pool};
 use crate::routing::PeerId;
 use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
-use crate::snapshot::{self, Mode, Snapshot};
+use crate::snapshot::{self, Mode, Repair, Repairs, Snapshot};
 
 /// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
 const RETIRE_WITHIN: Duration = Duration::from_secs(5);
@@ -87,6 +87,7 @@ impl Balancer {
                 peers: Arc::default(),
                 peer_orders: Arc::default(),
                 troubles: Arc::default(),
+                repairs: Arc::default(),
                 reload_refused: None,
                 stopping: false,
             },
@@ -164,6 +165,7 @@ impl Balancer {
                 self.with_key(service, |pool| pool.drained(&backends));
             }
             Event::Repaired { service } => self.with_key(service, Pool::repaired),
+            Event::RepairedHost { part, change } => self.repaired(part, &change, now),
             Event::Addresses { present, faults } => self.addresses(present, faults),
             Event::Peer { peer, session } => {
                 // The last word of one that was removed may come late.
@@ -434,6 +436,16 @@ impl Balancer {
                 troubles.remove(part);
             }
         }
+    }
+
+    fn repaired(&mut self, part: &'static str, change: &str, now: Instant) {
+        let repairs = Arc::make_mut(&mut self.snapshot.repairs);
+        let count = repairs.get(part).map_or(0, |repairs| repairs.count) + 1;
+        let last = Repair {
+            at: now,
+            change: change.into(),
+        };
+        repairs.insert(part, Repairs { count, last });
     }
 
     fn has_peer(&self, peer: &PeerId) -> bool {

@@ -26,6 +26,7 @@ mod bgp;
 mod comeback;
 mod document;
 mod etcd;
+mod ipvs;
 mod mistake;
 mod monitor;
 mod reader;
@@ -45,6 +46,7 @@ pub struct Config {
     pub api: Api,
     pub monitor: Checks,
     pub metrics: Metrics,
+    pub ipvs: Ipvs,
     /// `None`: no `[bgp]` section, nothing is announced.
     pub bgp: Option<Bgp>,
     /// `None`: no `[etcd]` section, no list comes from there and no state goes there.
@@ -92,6 +94,14 @@ impl Default for Checks {
 pub struct Metrics {
     /// What PyBal has, too, has PyBal's names.
     pub pybal_names: bool,
+}
+
+/// `[ipvs]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ipvs {
+    /// `[ipvs.sysctl]`, with the defaults: what settings of `net.ipv4.vs` are kept at, by their names there and as
+    /// they are written there. Those that are not here are left alone.
+    pub sysctl: BTreeMap<&'static str, String>,
 }
 
 /// `[bgp]`

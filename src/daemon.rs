@@ -157,6 +157,9 @@ impl Daemon {
         let owned = (options.mode == Mode::Real).then(|| config.daemon.state_directory.clone());
         start("control", Box::pin(control::run(balancer, inbox, publish)));
         start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
+        if options.mode == Mode::Real {
+            start("sysctl", Box::pin(ipvs::keep_sysctls(seen(), tell())));
+        }
         // A dry run leaves no trace, and another daemon may have the directory.
         let lists = (options.mode != Mode::DryRun).then(|| config.daemon.state_directory.clone());
         start("source", Box::pin(source::run(lists, seen(), tell())));

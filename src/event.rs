@@ -77,6 +77,9 @@ pub enum Event {
     },
     /// Someone else had changed the service or its destinations; they are as wanted again.
     Repaired { service: VirtualService },
+    /// Someone else had changed a part of this host that is kept as wanted, a setting of the kernel, say; it is as
+    /// wanted again.
+    RepairedHost { part: &'static str, change: String },
     /// Which of the wanted VIPs are on this host, and why those that are not could not be put there.
     /// Sent at each change.
     Addresses {

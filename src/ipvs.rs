@@ -18,6 +18,7 @@ pub mod listing;
 mod memory;
 mod netlink;
 mod owned;
+mod sysctl;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use crate::snapshot::Snapshot;
 
 pub use self::memory::Memory;
 pub use self::netlink::Kernel;
+pub use self::sysctl::{SYSCTL, keep_sysctls};
 pub use self::table::{Table, Unavailable};
 
 /// The part's name in [`Event::Trouble`] when the file of our own services can't be relied on.

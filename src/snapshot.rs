@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub peer_orders: Arc<BTreeMap<PeerId, PeerOrders>>,
     /// Parts of ours that could not do their work, and what they said.
     pub troubles: Arc<BTreeMap<&'static str, String>>,
+    /// What sinks put right on this host after someone else had changed it, services aside.
+    pub repairs: Arc<BTreeMap<&'static str, Repairs>>,
     /// The mistakes of a configuration that was refused, until a good one is loaded.
     pub reload_refused: Option<Arc<str>>,
     pub stopping: bool,
@@ -376,6 +378,20 @@ pub struct Counters {
     pub could_not_depool: u64,
     /// Times the kernel's table was mended after someone else changed it.
     pub repaired: u64,
+}
+
+/// How often a part of the host was put right, and what was done last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repairs {
+    pub count: u64,
+    pub last: Repair,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    pub at: Instant,
+    /// What it was, and what it is again.
+    pub change: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

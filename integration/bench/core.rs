@@ -177,6 +177,7 @@ fn config(services: u32, addresses: u32) -> Config {
         },
         monitor: Default::default(),
         metrics: Default::default(),
+        ipvs: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

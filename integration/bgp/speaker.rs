@@ -276,6 +276,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         },
         monitor: Default::default(),
         metrics: Default::default(),
+        ipvs: Default::default(),
         api: config::Api {
             listen: Vec::<SocketAddr>::new(),
             control: None,
@@ -293,6 +294,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         peers: Default::default(),
         peer_orders: Default::default(),
         troubles: Default::default(),
+        repairs: Default::default(),
         reload_refused: None,
         stopping: false,
     }

@@ -74,6 +74,7 @@ impl Lab {
             },
             monitor: Default::default(),
             metrics: Default::default(),
+            ipvs: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,
@@ -91,6 +92,7 @@ impl Lab {
             peers: Arc::default(),
             peer_orders: Default::default(),
             troubles: Arc::default(),
+            repairs: Arc::default(),
             reload_refused: None,
             stopping: false,
         };

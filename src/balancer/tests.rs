@@ -385,6 +385,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         },
         monitor: Default::default(),
         metrics: Default::default(),
+        ipvs: Default::default(),
         api: Api {
             listen: Vec::new(),
             control: None,

@@ -13,13 +13,16 @@ use super::mistake::Mistakes;
 use super::reader::{Key, Node, Table, key, was};
 use super::report::Report;
 use super::service::Draft;
-use super::{Api, Checks, Config, Daemon, Etcd, Metrics, agreement, bgp, etcd, service, value};
+use super::{
+    Api, Checks, Config, Daemon, Etcd, Metrics, agreement, bgp, etcd, ipvs, service, value,
+};
 
 const KEYS: &[Key] = &[
     key("daemon"),
     key("api"),
     key("monitor"),
     key("metrics"),
+    key("ipvs"),
     key("bgp"),
     key("etcd"),
     key("service"),
@@ -159,6 +162,10 @@ fn config(root: &Table<'_>) -> Option<Config> {
     let etcd = etcd_section.as_ref().map(etcd::etcd);
     let without = bgp::announce::Base::default();
     let drafts = services(root, bgp.as_ref().map_or(&without, |bgp| &bgp.base));
+    let schedulers = drafts
+        .iter()
+        .filter_map(|draft| Some(draft.service.as_ref()?.scheduling.scheduler));
+    let ipvs = ipvs::ipvs(section(root, "ipvs", ipvs::KEYS).as_ref(), schedulers);
     agreement::check(&drafts, bgp.as_ref());
     if let Some(bgp) = &bgp {
         bgp::reach::check(&drafts, bgp);
@@ -183,6 +190,7 @@ fn config(root: &Table<'_>) -> Option<Config> {
         api: api?,
         monitor: monitor?,
         metrics: metrics?,
+        ipvs: ipvs?,
         bgp,
         etcd,
         services: services.collect::<Option<_>>()?,
@@ -294,6 +302,8 @@ mod tests {
         (".api", API_KEYS),
         (".monitor", MONITOR_KEYS),
         (".metrics", METRICS_KEYS),
+        (".ipvs", ipvs::KEYS),
+        (".ipvs.sysctl", ipvs::SYSCTL_KEYS),
         (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
         (".bgp.condition", bgp::announce::CONDITION_KEYS),

@@ -38,6 +38,7 @@ impl Bench {
             },
             monitor: Default::default(),
             metrics: Default::default(),
+            ipvs: Default::default(),
             api: config::Api {
                 listen: vec![],
                 control: None,
@@ -55,6 +56,7 @@ impl Bench {
             peers: Arc::default(),
             peer_orders: Default::default(),
             troubles: Arc::default(),
+            repairs: Arc::default(),
             reload_refused: None,
             stopping: false,
         };

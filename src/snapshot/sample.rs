@@ -38,6 +38,7 @@ pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
         peers: Arc::default(),
         peer_orders: Default::default(),
         troubles: Arc::default(),
+        repairs: Arc::default(),
         reload_refused: None,
         stopping: false,
     }
@@ -388,6 +389,7 @@ fn configuration(
         },
         monitor: Default::default(),
         metrics: Default::default(),
+        ipvs: Default::default(),
         api: config::Api {
             listen: Vec::new(),
             control: None,

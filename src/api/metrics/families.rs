@@ -182,6 +182,15 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: EachService(|name, s, w| w.counter(&[of(name)], s.counters.repaired)),
     },
     Family {
+        name: "host_repaired",
+        help: "Times a part of this host was put right after someone else changed it, services aside.",
+        kind: Counter,
+        samples: Whole(|snapshot, w| {
+            let mut parts = snapshot.repairs.iter();
+            parts.try_for_each(|(part, repairs)| w.counter(&[("part", part)], repairs.count))
+        }),
+    },
+    Family {
         name: "monitor_status",
         help: "Whether the monitor is up; absent before its first result.",
         kind: Gauge,
