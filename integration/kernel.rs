@@ -22,6 +22,12 @@ mod draining;
 mod forwarding;
 #[path = "kernel/kinds.rs"]
 mod kinds;
+#[path = "kernel/drift.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod drift;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns.rs"]
@@ -264,7 +270,7 @@ fn mends_what_was_changed_by_hand() {
             sh(by_hand);
             let done = Instant::now();
             match lab.event().await {
-                Event::Repaired { service } => {
+                Event::Repaired { service, .. } => {
                     assert_eq!(service, key("192.0.2.1", 80), "{by_hand}")
                 }
                 other => panic!("{other:?}"),

@@ -33,6 +33,9 @@ pub const MARK: Mark = Mark {
     label: "lo:plimsoll",
 };
 
+/// The part's name in [`Event::RepairedHost`].
+const ADDRESSES: &str = "addresses";
+
 const POLL: Duration = Duration::from_secs(5);
 /// Between two looks that alarms ask for, so that somebody who keeps changing addresses costs no more than this.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -48,6 +51,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, events: mpsc::Se
         manage: false,
         vips: OrdMap::new(),
         present: BTreeSet::new(),
+        repaired: Vec::new(),
         told: None,
         events,
     };
@@ -90,6 +94,8 @@ struct Sink {
     manage: bool,
     vips: OrdMap<IpAddr, Arc<Vip>>,
     present: BTreeSet<IpAddr>,
+    /// What was put back and not told yet.
+    repaired: Vec<IpAddr>,
     /// What the core was last told.
     told: Option<Report>,
     events: mpsc::Sender<Event>,
@@ -187,10 +193,11 @@ impl Sink {
         Ok((present, faults))
     }
 
-    async fn put(&self, route: &mut Route, vip: IpAddr) -> Result<Result<(), String>, Lost> {
+    async fn put(&mut self, route: &mut Route, vip: IpAddr) -> Result<Result<(), String>, Lost> {
         match route.add(on_lo(vip, &MARK)).await {
             Ok(()) if self.present.contains(&vip) => {
                 warn!(%vip, "someone removed an address from this host; it was put back on lo");
+                self.repaired.push(vip);
                 Ok(Ok(()))
             }
             Ok(()) => {
@@ -203,6 +210,11 @@ impl Sink {
     }
 
     async fn tell(&mut self, report: Report) -> Result<(), Stopped> {
+        for vip in std::mem::take(&mut self.repaired) {
+            let change = format!("{vip}: gone -> on lo");
+            let part = ADDRESSES;
+            self.say(Event::RepairedHost { part, change }).await?;
+        }
         if self.told.as_ref() == Some(&report) {
             return Ok(());
         }
@@ -217,10 +229,11 @@ impl Sink {
             }
         }
         self.told = Some(report);
-        self.events
-            .send(Event::Addresses { present, faults })
-            .await
-            .map_err(|_| Stopped::Ended)
+        self.say(Event::Addresses { present, faults }).await
+    }
+
+    async fn say(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped::Ended)
     }
 }
 

@@ -22,6 +22,7 @@ mod json;
 mod metrics;
 mod order;
 mod patience;
+mod repairs;
 mod resource;
 mod text;
 

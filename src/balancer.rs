@@ -21,7 +21,7 @@ use crate::event::{Event, PeerOrder};
 use crate::pool::{Bearing, CheckIds, Pool};
 use crate::routing::PeerId;
 use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
-use crate::snapshot::{self, Mode, Repair, Repairs, Snapshot};
+use crate::snapshot::{self, Mode, Repair, Snapshot};
 
 /// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
 const RETIRE_WITHIN: Duration = Duration::from_secs(5);
@@ -164,8 +164,17 @@ impl Balancer {
             Event::Drained { service, backends } => {
                 self.with_key(service, |pool| pool.drained(&backends));
             }
-            Event::Repaired { service } => self.with_key(service, Pool::repaired),
-            Event::RepairedHost { part, change } => self.repaired(part, &change, now),
+            Event::Repaired { service, change } => {
+                self.with_key(service, Pool::repaired);
+                let name = self.by_key.get(&service);
+                let object = name.map_or_else(|| service.to_string(), ToString::to_string);
+                self.remember_repair(&object, &change, now);
+            }
+            Event::RepairedHost { part, change } => {
+                let repairs = Arc::make_mut(&mut self.snapshot.repairs);
+                *repairs.host.entry(part).or_default() += 1;
+                self.remember_repair(part, &change, now);
+            }
             Event::Addresses { present, faults } => self.addresses(present, faults),
             Event::Peer { peer, session } => {
                 // The last word of one that was removed may come late.
@@ -438,14 +447,12 @@ impl Balancer {
         }
     }
 
-    fn repaired(&mut self, part: &'static str, change: &str, now: Instant) {
-        let repairs = Arc::make_mut(&mut self.snapshot.repairs);
-        let count = repairs.get(part).map_or(0, |repairs| repairs.count) + 1;
-        let last = Repair {
+    fn remember_repair(&mut self, object: &str, change: &str, now: Instant) {
+        Arc::make_mut(&mut self.snapshot.repairs).remember(Repair {
             at: now,
+            object: object.into(),
             change: change.into(),
-        };
-        repairs.insert(part, Repairs { count, last });
+        });
     }
 
     fn has_peer(&self, peer: &PeerId) -> bool {

@@ -76,7 +76,11 @@ pub enum Event {
         backends: BTreeSet<SocketAddr>,
     },
     /// Someone else had changed the service or its destinations; they are as wanted again.
-    Repaired { service: VirtualService },
+    Repaired {
+        service: VirtualService,
+        /// What it was, and what it is again.
+        change: String,
+    },
     /// Someone else had changed a part of this host that is kept as wanted, a setting of the kernel, say; it is as
     /// wanted again.
     RepairedHost { part: &'static str, change: String },

@@ -23,6 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -177,9 +178,11 @@ impl Sink {
         if settled && !failed && todo.is_empty() {
             return self.look_for_drained(key, held.as_ref()).await;
         }
-        let repair = settled && !todo.is_empty();
-        if repair {
-            warn!(service = %key, mending = %words(&todo), "someone else changed a service in IPVS");
+        let family = key.family();
+        let repair =
+            (settled && !todo.is_empty()).then(|| words::line(family, held.as_ref(), &todo));
+        if let Some(mending) = &repair {
+            warn!(service = %key, mending, "someone else changed a service in IPVS");
         }
         match self.apply(key, &wanted, &mut held, todo).await? {
             None => self.report_success(key, wanted.destinations, repair).await,
@@ -214,7 +217,8 @@ impl Sink {
             if todo.is_empty() {
                 return Ok(None);
             }
-            debug!(service = %key, changes = %words(&todo), "changing IPVS");
+            let changes_now = words::line(key.family(), held.as_ref(), &todo);
+            debug!(service = %key, changes = changes_now, "changing IPVS");
             let outcome = self.table.change(key, &todo).await?;
             *held = outcome.held;
             todo = changes(wanted, held.as_ref());
@@ -225,7 +229,7 @@ impl Sink {
         Ok((!todo.is_empty()).then(|| {
             format!(
                 "someone else keeps changing it; still to do: {}",
-                words(&todo)
+                words::line(key.family(), held.as_ref(), &todo)
             )
         }))
     }
@@ -234,7 +238,7 @@ impl Sink {
         &mut self,
         key: VirtualService,
         destinations: Arc<Destinations>,
-        repaired: bool,
+        repaired: Option<String>,
     ) -> Result<(), Undone> {
         if let Some(target) = self.agenda.target(&key) {
             if target.is_failed() {
@@ -242,8 +246,9 @@ impl Sink {
             }
             target.succeeded(destinations.clone());
         }
-        if repaired {
-            self.say(Event::Repaired { service: key }).await?;
+        if let Some(change) = repaired {
+            let service = key;
+            self.say(Event::Repaired { service, change }).await?;
         }
         self.say(Event::Applied {
             service: key,
@@ -441,19 +446,4 @@ fn fault(refusals: &[Refusal]) -> String {
         [one] => one.to_string(),
         [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
     }
-}
-
-/// For a log line: not more than fits one.
-fn words(changes: &[Change]) -> String {
-    const SHOWN: usize = 8;
-    let mut words = changes
-        .iter()
-        .take(SHOWN)
-        .map(Change::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if changes.len() > SHOWN {
-        words.push_str(&format!(" and {} more", changes.len() - SHOWN));
-    }
-    words
 }

@@ -7,7 +7,7 @@ pub mod alert;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -42,8 +42,7 @@ pub struct Snapshot {
     pub peer_orders: Arc<BTreeMap<PeerId, PeerOrders>>,
     /// Parts of ours that could not do their work, and what they said.
     pub troubles: Arc<BTreeMap<&'static str, String>>,
-    /// What sinks put right on this host after someone else had changed it, services aside.
-    pub repairs: Arc<BTreeMap<&'static str, Repairs>>,
+    pub repairs: Arc<Repairs>,
     /// The mistakes of a configuration that was refused, until a good one is loaded.
     pub reload_refused: Option<Arc<str>>,
     pub stopping: bool,
@@ -380,16 +379,32 @@ pub struct Counters {
     pub repaired: u64,
 }
 
-/// How often a part of the host was put right, and what was done last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What sinks put right on this host after someone else had changed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    pub count: u64,
-    pub last: Repair,
+    /// How often, by the part of the host; services have theirs in [`Counters`].
+    pub host: BTreeMap<&'static str, u64>,
+    /// The newest last, at most [`Repairs::KEPT`].
+    pub last: VecDeque<Repair>,
+}
+
+impl Repairs {
+    pub const KEPT: usize = 20;
+
+    /// Forgets what is too old.
+    pub fn remember(&mut self, repair: Repair) {
+        if self.last.len() == Repairs::KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(repair);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     pub at: Instant,
+    /// A service's name, or the part of the host.
+    pub object: Arc<str>,
     /// What it was, and what it is again.
     pub change: Arc<str>,
 }

@@ -46,6 +46,19 @@ async fn report(lab: &mut Lab) -> (BTreeSet<IpAddr>, BTreeMap<IpAddr, String>) {
     }
 }
 
+/// The address was put back, and this is counted and told.
+async fn expect_repaired(lab: &mut Lab, vip: &str) {
+    match lab.event().await {
+        Event::RepairedHost { part, change } => {
+            assert_eq!(
+                (part, change),
+                ("addresses", format!("{vip}: gone -> on lo"))
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn expect(lab: &mut Lab, present: &[&str]) {
     assert_eq!(report(lab).await, (set(present), BTreeMap::new()));
 }
@@ -130,9 +143,11 @@ fn puts_back_at_once_what_someone_removed() {
                 "{vip}: {:?}",
                 removed.elapsed()
             );
+            expect_repaired(&mut lab, vip).await;
         }
         sh("ip address flush dev lo label lo:plimsoll");
         until("it is back", || on_lo("192.0.2.1").len() == 1).await;
+        expect_repaired(&mut lab, "192.0.2.1").await;
         lab.quiet(Duration::from_secs(1)).await;
     });
 }
@@ -157,6 +172,7 @@ fn adopts_what_is_there() {
         // Theirs goes: ours comes.
         sh("ip address del 192.0.2.2/24 dev dummy0");
         until("ours is there", || on_lo("192.0.2.2").len() == 1).await;
+        expect_repaired(&mut lab, "192.0.2.2").await;
         vips(&mut lab, &[]);
         lab.publish();
         expect(&mut lab, &[]).await;

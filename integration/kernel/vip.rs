@@ -100,7 +100,7 @@ fn until_table(balancer: &Namespace, port: u16, servers: &[&Server]) -> Duration
     })
 }
 
-fn get(balancer: &Namespace, path: &str) -> String {
+pub(super) fn get(balancer: &Namespace, path: &str) -> String {
     let host = balancer.handle();
     let request = format!("GET {path} HTTP/1.0\r\n\r\n");
     let ask = move || {

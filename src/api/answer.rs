@@ -15,7 +15,7 @@ use super::accept::Form;
 use super::body::{Answer, Content};
 use super::metrics::{self, Pages};
 use super::resource::Resource;
-use super::{Now, bgp, detail, json, text};
+use super::{Now, bgp, detail, json, repairs, text};
 
 /// PyBal's words for what is not there.
 const NOT_FOUND: &str = "The desired url was not found";
@@ -127,6 +127,7 @@ fn found(resource: &Resource, snapshot: &Snapshot, form: Form, now: Instant) -> 
             let (host, server) = service.servers.get_key_value(host.as_str())?;
             Some(detail::server(service, host, server, form, now))
         }
+        Resource::Repairs => Some(repairs::repairs(snapshot, form, now)),
         Resource::Alerts => {
             let (status, message) = summary(&snapshot.alerts(now));
             Some(match form {

@@ -56,10 +56,10 @@ pub(super) struct Settings {
 }
 
 /// `IP_VS_SVC_F_*` of linux/ip_vs.h. What the last two mean is the scheduler's: of `sh` and `mh` the same.
-const PERSISTENT: u32 = 1;
+pub(super) const PERSISTENT: u32 = 1;
 pub(super) const ONE_PACKET: u32 = 4;
-const FALLBACK: u32 = 8;
-const PORT: u32 = 0x10;
+pub(super) const FALLBACK: u32 = 8;
+pub(super) const PORT: u32 = 0x10;
 
 impl Settings {
     /// `family`: the service's.
@@ -101,9 +101,9 @@ fn netmask(family: Family, length: Option<u8>) -> u32 {
 }
 
 /// `IP_VS_CONN_F_*` of linux/ip_vs.h: the forwarding part.
-const MASQUERADING: u32 = 0;
+pub(super) const MASQUERADING: u32 = 0;
 pub(super) const TUNNEL: u32 = 2;
-const DIRECT_ROUTING: u32 = 3;
+pub(super) const DIRECT_ROUTING: u32 = 3;
 
 /// A server as the kernel has it; anything that it may have can be said so.
 #[derive(Clone, Debug, PartialEq, Eq)]

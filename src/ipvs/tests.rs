@@ -275,27 +275,48 @@ async fn mends_what_someone_changed() {
         netmask: u32::MAX,
         engine: None,
     };
-    for by_hand in [
-        Change::RemoveService,
-        Change::RemoveDestination(backend),
-        Change::EditDestination(backend, Destination::direct(1)),
-        Change::EditDestination(
-            backend,
-            Destination {
-                forward: 0,
-                ..Destination::direct(10)
-            },
+    for (by_hand, told) in [
+        (
+            Change::RemoveService,
+            "service: gone -> -s wrr, server 10.0.0.1:80: gone -> -g -w 10, \
+             server 10.0.0.2:80: gone -> -g -w 10",
         ),
-        Change::AddDestination(server(3), Destination::direct(1)),
-        Change::EditService(settings),
+        (
+            Change::RemoveDestination(backend),
+            "server 10.0.0.1:80: gone -> -g -w 10",
+        ),
+        (
+            Change::EditDestination(backend, Destination::direct(1)),
+            "server 10.0.0.1:80: -w 1 -> -w 10",
+        ),
+        (
+            Change::EditDestination(
+                backend,
+                Destination {
+                    forward: 0,
+                    ..Destination::direct(10)
+                },
+            ),
+            "server 10.0.0.1:80: -m -> -g",
+        ),
+        (
+            Change::AddDestination(server(3), Destination::direct(1)),
+            "server 10.0.0.3:80: -g -w 1 -> gone",
+        ),
+        (
+            Change::EditService(settings),
+            "service: -s sh -> -s wrr, -b sh-fallback -> no -b",
+        ),
     ] {
         bench.by_hand(key(80), &[by_hand]);
         let changed = Instant::now();
         let event = bench.event().await;
-        assert!(
-            matches!(event, Event::Repaired { service } if service == key(80)),
-            "{event:?}"
-        );
+        match event {
+            Event::Repaired { service, change } => {
+                assert_eq!((service, change.as_str()), (key(80), told));
+            }
+            other => panic!("{other:?}"),
+        }
         assert!(
             changed.elapsed() <= Duration::from_secs(5),
             "{:?}",

@@ -186,8 +186,8 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "Times a part of this host was put right after someone else changed it, services aside.",
         kind: Counter,
         samples: Whole(|snapshot, w| {
-            let mut parts = snapshot.repairs.iter();
-            parts.try_for_each(|(part, repairs)| w.counter(&[("part", part)], repairs.count))
+            let mut parts = snapshot.repairs.host.iter();
+            parts.try_for_each(|(part, count)| w.counter(&[("part", part)], *count))
         }),
     },
     Family {

@@ -902,6 +902,32 @@ fn the_last_word_of_a_removed_peer_is_ignored() {
 }
 
 #[test]
+fn repairs_are_counted_and_the_last_ones_are_shown() {
+    let mut story = Story::started(config([service("text", "192.0.2.1", 80)]));
+    let key = story.snapshot.services["text"].key();
+    let change = || "server 10.0.0.1:80: -w 1 -> -w 10".to_owned();
+    story.event(Event::Repaired {
+        service: key,
+        change: change(),
+    });
+    for _ in 0..2 {
+        story.event(Event::RepairedHost {
+            part: "addresses",
+            change: "192.0.2.1: gone -> on lo".into(),
+        });
+    }
+    let repairs = &story.snapshot.repairs;
+    assert_eq!(story.snapshot.services["text"].counters.repaired, 1);
+    assert_eq!(repairs.host, BTreeMap::from([("addresses", 2)]));
+    let shown = repairs.last.iter();
+    let shown: Vec<_> = shown
+        .map(|repair| (&*repair.object, &*repair.change))
+        .collect();
+    let address = ("addresses", "192.0.2.1: gone -> on lo");
+    assert_eq!(shown, [("text", &*change()), address, address]);
+}
+
+#[test]
 fn sessions_troubles_and_a_refused_reload_are_shown() {
     let peer = PeerId::Address([10, 64, 0, 1].into());
     let mut with_peer = config([service("text", "192.0.2.1", 80)]);
