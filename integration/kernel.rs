@@ -34,6 +34,12 @@ mod lab;
 #[expect(dead_code, reason = "the tests of BGP use the rest of it")]
 #[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
 mod netns;
+#[path = "kernel/plan.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod plan;
 #[path = "kernel/realserver.rs"]
 mod realserver;
 #[path = "kernel/traffic.rs"]

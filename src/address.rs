@@ -24,7 +24,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::event::Event;
-use crate::rtnl::{Alarm, Assigned, Failure, Lost, Mark, MulticastGroup, Route, on_lo};
+pub use crate::rtnl::Lost;
+use crate::rtnl::{Alarm, Assigned, Failure, Mark, MulticastGroup, Route, on_lo};
 use crate::snapshot::{Snapshot, Vip};
 
 /// By which an address is known to be ours. IFA_PROTO is kept by kernels from 5.18 on; theirs end at 3.
@@ -42,6 +43,17 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// Between two attempts to reach the kernel: the first wait and the longest.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// What [`run`] would do with these VIPs, in its order: each address with what it is and what it would be. Changes
+/// nothing.
+pub async fn plan(vips: &OrdMap<IpAddr, Arc<Vip>>) -> Result<Vec<(IpAddr, &'static str)>, Lost> {
+    let assigned = Route::open()?.addresses().await?;
+    let missing = missing(vips, &assigned).map(|vip| (vip, "gone -> on lo"));
+    let leftover = |a: &&Assigned| ours(a) && !vips.contains_key(&a.address);
+    let leftovers = assigned.iter().filter(leftover);
+    let leftovers = leftovers.map(|leftover| (leftover.address, "on lo -> gone"));
+    Ok(missing.chain(leftovers).collect())
+}
 
 /// Works until the core is gone. Where `manage-addresses` is off they are only looked at.
 ///

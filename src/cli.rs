@@ -1,6 +1,7 @@
-//! The command line: what may be said, and which exit code follows. One file a subcommand; `etcd`,
-//! `log`, `say` and `text` are for several of them.
+//! The command line: what may be said, and which exit code follows. One file a subcommand; `ask`,
+//! `etcd`, `log`, `say` and `text` are for several of them.
 
+mod ask;
 mod bgp;
 mod check;
 mod connections;
@@ -9,6 +10,7 @@ mod doctor;
 mod etcd;
 mod fleet;
 mod log;
+mod plan;
 mod realserver;
 mod run;
 mod say;
@@ -61,6 +63,8 @@ enum Command {
     Run(run::Run),
     /// Read a configuration and say what is in it, or every mistake with its line.
     Check(ConfigFile),
+    /// Show what a configuration would change on this host and in what it announces, and change nothing.
+    Plan(plan::Plan),
     /// Show and change servers in etcd, as confctl does: pool, depool, weigh.
     Ctl(ctl::Ctl),
     /// Make etcd have the servers that conftool's files list, and no others.
@@ -96,6 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command }) => match command {
             Command::Run(run) => run.main(),
             Command::Check(file) => check::main(&file.config),
+            Command::Plan(plan) => plan.main(),
             Command::Ctl(ctl) => ctl.main(),
             Command::Sync(sync) => sync.main(),
             Command::Fleet(fleet) => fleet.main(),

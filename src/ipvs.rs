@@ -18,6 +18,7 @@ pub mod listing;
 mod memory;
 mod netlink;
 mod owned;
+mod plan;
 mod sysctl;
 mod table;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use crate::snapshot::Snapshot;
 
 pub use self::memory::Memory;
 pub use self::netlink::Kernel;
+pub use self::plan::{Planned, Prospect, found, plan, plan_sysctls};
 pub use self::sysctl::{SYSCTL, keep_sysctls};
 pub use self::table::{Table, Unavailable};
 

@@ -1,8 +1,6 @@
 //! `plimsoll bgp`: the sessions with the routers, as the running daemon tells of them on its control socket, and
 //! orders to it. What it shows is the daemon's own text.
 
-mod ask;
-
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +8,7 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
-use self::ask::{Answer, Ask, AskError};
+use super::ask::{self, Answer, Ask, AskError};
 use super::exit;
 use super::say::Say;
 use crate::chain::chain;

@@ -144,7 +144,7 @@ impl Target {
     }
 }
 
-fn settings(config: &config::Service) -> Settings {
+pub(super) fn settings(config: &config::Service) -> Settings {
     Settings::new(config.key.family(), &config.scheduling)
 }
 

@@ -52,6 +52,12 @@ impl Owned {
         }
     }
 
+    /// What the file says, without touching it.
+    pub(super) fn peek(state_directory: &Path) -> Result<BTreeSet<VirtualService>, String> {
+        let path = state_directory.join(FILE);
+        parsed(&path).map_err(|why| format!("{}: {why}", path.display()))
+    }
+
     pub(super) fn keys(&self) -> &BTreeSet<VirtualService> {
         &self.keys
     }
@@ -129,13 +135,17 @@ struct Content {
 }
 
 fn read(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
+    parsed(path).map_err(|why| aside(path, &why))
+}
+
+/// `Err`: why it makes no sense.
+fn parsed(path: &Path) -> Result<BTreeSet<VirtualService>, String> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        Err(e) => return Err(aside(path, &e.to_string())),
+        Err(e) => return Err(e.to_string()),
     };
-    let content: Content =
-        serde_json::from_slice(&bytes).map_err(|e| aside(path, &e.to_string()))?;
+    let content: Content = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     Ok(content.services)
 }
 

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::cli::exit;
+use super::exit;
 
 /// Longer than the daemon waits for what was ordered.
 const PATIENCE: Duration = Duration::from_secs(10);
