@@ -11,12 +11,12 @@ mod comeback;
 mod connection;
 #[path = "config/etcd.rs"]
 mod etcd;
-#[path = "config/virtual_service.rs"]
-mod virtual_service;
 #[path = "config/ipvs.rs"]
 mod ipvs;
 #[path = "config/vip.rs"]
 mod vip;
+#[path = "config/virtual_service.rs"]
+mod virtual_service;
 
 use std::fs;
 use std::path::{Path, PathBuf};

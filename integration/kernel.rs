@@ -18,16 +18,16 @@ mod connections;
 mod doctor;
 #[path = "kernel/draining.rs"]
 mod draining;
-#[path = "kernel/forwarding.rs"]
-mod forwarding;
-#[path = "kernel/kinds.rs"]
-mod kinds;
 #[path = "kernel/drift.rs"]
 #[expect(
     clippy::disallowed_methods,
     reason = "the daemon has a clock of its own"
 )]
 mod drift;
+#[path = "kernel/forwarding.rs"]
+mod forwarding;
+#[path = "kernel/kinds.rs"]
+mod kinds;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns.rs"]
@@ -42,14 +42,20 @@ mod netns;
 mod plan;
 #[path = "kernel/realserver.rs"]
 mod realserver;
+#[path = "kernel/sync.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod sync;
+#[path = "kernel/sysctl.rs"]
+mod sysctl;
 #[path = "kernel/traffic.rs"]
 #[expect(
     clippy::disallowed_methods,
     reason = "the daemon has a clock of its own"
 )]
 mod traffic;
-#[path = "kernel/sysctl.rs"]
-mod sysctl;
 #[path = "kernel/vip.rs"]
 #[expect(
     clippy::disallowed_methods,

@@ -102,6 +102,33 @@ pub struct Ipvs {
     /// `[ipvs.sysctl]`, with the defaults: what settings of `net.ipv4.vs` are kept at, by their names there and as
     /// they are written there. Those that are not here are left alone.
     pub sysctl: BTreeMap<&'static str, String>,
+    /// `[ipvs.sync]`; `None`: the kernel's threads are left alone.
+    pub sync: Option<Sync>,
+}
+
+/// `[ipvs.sync]`: connections are told to other balancers, or heard of from them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sync {
+    pub role: SyncRole,
+    /// Over which they are told, and heard.
+    pub interface: String,
+    /// Who tells and who hears have the same one; a backup with 0 hears all.
+    pub id: u8,
+    /// A multicast group.
+    pub group: IpAddr,
+    pub port: u16,
+    /// Of what is sent: over so many routers at most, themselves not counted.
+    pub ttl: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncRole {
+    /// Tells of connections.
+    Master,
+    /// Hears of them.
+    Backup,
+    Both,
 }
 
 /// `[bgp]`

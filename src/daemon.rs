@@ -158,6 +158,7 @@ impl Daemon {
         start("control", Box::pin(control::run(balancer, inbox, publish)));
         start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
         if options.mode == Mode::Real {
+            start("sync", Box::pin(ipvs::keep_sync(seen(), tell())));
             start("sysctl", Box::pin(ipvs::keep_sysctls(seen(), tell())));
         }
         // A dry run leaves no trace, and another daemon may have the directory.

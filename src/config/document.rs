@@ -304,6 +304,7 @@ mod tests {
         (".metrics", METRICS_KEYS),
         (".ipvs", ipvs::KEYS),
         (".ipvs.sysctl", ipvs::SYSCTL_KEYS),
+        (".ipvs.sync", ipvs::SYNC_KEYS),
         (".etcd", etcd::KEYS),
         (".bgp", bgp::KEYS),
         (".bgp.condition", bgp::announce::CONDITION_KEYS),

@@ -1,12 +1,29 @@
 //! Reads `[ipvs]`: what holds for the kernel's IPVS as a whole.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::Ipvs;
 use super::reader::{Key, Node, Table, key};
+use super::{Ipvs, Sync, SyncRole};
 use crate::service::Scheduler;
 
-pub(super) const KEYS: &[Key] = &[key("sysctl")];
+pub(super) const KEYS: &[Key] = &[key("sysctl"), key("sync")];
+
+pub(super) const SYNC_KEYS: &[Key] = &[
+    key("role"),
+    key("interface"),
+    key("sync-id"),
+    key("group"),
+    key("port"),
+    key("ttl"),
+];
+
+/// The kernel's own (`IP_VS_SYNC_GROUP`, `IP_VS_SYNC_PORT`).
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
+const PORT: u16 = 8848;
+
+/// linux/if.h: `IFNAMSIZ`, with the zero at its end.
+const LONGEST_NAME: usize = 15;
 
 /// By the kernel's names, which is what an operator searches for.
 pub(super) const SYSCTL_KEYS: &[Key] = &[
@@ -44,9 +61,69 @@ pub(super) fn ipvs(
     table: Option<&Table<'_>>,
     schedulers: impl Iterator<Item = Scheduler>,
 ) -> Option<Ipvs> {
+    let sync = match table {
+        Some(table) => table.optional("sync", sync),
+        None => Some(None),
+    };
+    let sysctl = sysctls(table, schedulers);
+    Some(Ipvs {
+        sysctl: sysctl?,
+        sync: sync?,
+    })
+}
+
+fn sync(node: &Node<'_>) -> Option<Sync> {
+    let table = node.table(SYNC_KEYS)?;
+    let role = table.required("role", "role = \"both\", say", |node| {
+        let roles = [
+            ("master", SyncRole::Master),
+            ("backup", SyncRole::Backup),
+            ("both", SyncRole::Both),
+        ];
+        node.choice("role", roles)
+    });
+    let example = "interface = \"eth0\", say";
+    let interface = table.required("interface", example, |node| {
+        let name = node.string("an interface", "eth0")?;
+        let good = !name.is_empty() && name.len() <= LONGEST_NAME;
+        if !good {
+            node.mistake("an interface's name has 1 to 15 characters; write one like \"eth0\"");
+        }
+        good.then(|| name.to_owned())
+    });
+    let byte = |least: u32| move |node: &Node<'_>| u8::try_from(node.integer(least, 255)?).ok();
+    let id = table.or("sync-id", 0, byte(0));
+    let group = table.or("group", GROUP.into(), group);
+    let port = table.or("port", PORT, |node| {
+        u16::try_from(node.integer(1, 65535)?).ok()
+    });
+    let ttl = table.or("ttl", 1, byte(1));
+    Some(Sync {
+        role: role?,
+        interface: interface?,
+        id: id?,
+        group: group?,
+        port: port?,
+        ttl: ttl?,
+    })
+}
+
+fn group(node: &Node<'_>) -> Option<IpAddr> {
+    let text = node.string("a multicast address", "224.0.0.81")?;
+    let address = text.parse().ok().filter(IpAddr::is_multicast);
+    if address.is_none() {
+        node.mistake("no multicast address; write one like \"224.0.0.81\" or \"ff02::81\"");
+    }
+    address
+}
+
+fn sysctls(
+    table: Option<&Table<'_>>,
+    schedulers: impl Iterator<Item = Scheduler>,
+) -> Option<BTreeMap<&'static str, String>> {
     let mut sysctl = defaults(schedulers);
     let Some(node) = table.and_then(|table| table.get("sysctl")) else {
-        return Some(Ipvs { sysctl });
+        return Some(sysctl);
     };
     let mut good = true;
     for (name, node) in node.table(SYSCTL_KEYS)?.entries() {
@@ -64,7 +141,7 @@ pub(super) fn ipvs(
             None => good = false,
         }
     }
-    good.then_some(Ipvs { sysctl })
+    good.then_some(sysctl)
 }
 
 /// What is set where the file says nothing. The README says why.

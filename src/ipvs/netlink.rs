@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::table::{Change, Held, Listed, Outcome, Refusal, Unavailable};
-use super::wire::{self, Reply, Requests, Says};
+use super::wire::{self, Reply, Requests, Says, SyncThread};
 use crate::service::VirtualService;
 
 /// The IPVS table of the network namespace that it was connected in.
@@ -173,6 +173,39 @@ impl Kernel {
             .await?;
         end.map_err(|errno| unavailable("list the services", errno))?;
         Ok(services)
+    }
+
+    pub(super) async fn sync_threads(&mut self) -> Result<BTreeSet<SyncThread>, Unavailable> {
+        let mut requests = Requests::new(self.family, self.sequence);
+        requests.sync_threads();
+        let mut threads = BTreeSet::new();
+        let end = self
+            .converse(requests, |reply| {
+                if let Says::Data(body) = reply.says {
+                    threads.extend(wire::parse_sync_thread(body));
+                }
+            })
+            .await?;
+        end.map_err(|errno| unavailable("list the threads of synchronisation", errno))?;
+        Ok(threads)
+    }
+
+    pub(super) async fn start_sync(
+        &mut self,
+        thread: &SyncThread,
+    ) -> Result<Result<(), Errno>, Unavailable> {
+        let mut requests = Requests::new(self.family, self.sequence);
+        requests.start_sync(thread);
+        self.converse(requests, |_| {}).await
+    }
+
+    pub(super) async fn stop_sync(
+        &mut self,
+        thread: &SyncThread,
+    ) -> Result<Result<(), Errno>, Unavailable> {
+        let mut requests = Requests::new(self.family, self.sequence);
+        requests.stop_sync(thread);
+        self.converse(requests, |_| {}).await
     }
 
     /// Sends the requests and hands on what comes until the last of them has ended. Gives how that

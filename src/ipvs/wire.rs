@@ -4,6 +4,7 @@
 //! table can be read: attributes that we do not know are skipped.
 //! Numbers are in host order but for ports; an address always takes 16 bytes.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use super::table::{
     Backend, Change, Connections, Destination, Encapsulation, Listed, Settings, TUNNEL,
 };
+use crate::config::SyncRole;
 use crate::service::{Family, Protocol, VirtualService};
 
 /// `IPVS_CMD_*`
@@ -23,6 +25,9 @@ const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
 const GET_DEST: u8 = 8;
+const NEW_DAEMON: u8 = 9;
+const DEL_DAEMON: u8 = 10;
+const GET_DAEMON: u8 = 11;
 const GET_CONFIG: u8 = 13;
 const GET_INFO: u8 = 15;
 const IPVS_VERSION: u8 = 1;
@@ -48,6 +53,10 @@ const GENERIC_HEADER: usize = 4;
 /// `IPVS_CMD_ATTR_*`
 const SERVICE: u16 = 1;
 const DESTINATION: u16 = 2;
+const DAEMON: u16 = 3;
+/// `IP_VS_STATE_*`
+const MASTER: u32 = 1;
+const BACKUP: u32 = 2;
 
 /// `IP_VS_SVC_F_PERSISTENT`, `_ONEPACKET`, `_SCHED1` to `3`: all that a user may set. The kernel adds `_HASHED` (2).
 const USER_FLAGS: u32 = 0x3d;
@@ -116,6 +125,22 @@ impl Requests {
 
     pub(super) fn all_services(&mut self) -> u32 {
         self.put(self.family, GET_SERVICE, NLM_F_DUMP, |_| {})
+    }
+
+    pub(super) fn start_sync(&mut self, thread: &SyncThread) -> u32 {
+        self.put(self.family, NEW_DAEMON, NLM_F_ACK, |out| {
+            put_thread(out, thread)
+        })
+    }
+
+    pub(super) fn stop_sync(&mut self, thread: &SyncThread) -> u32 {
+        self.put(self.family, DEL_DAEMON, NLM_F_ACK, |out| {
+            put_thread(out, thread)
+        })
+    }
+
+    pub(super) fn sync_threads(&mut self) -> u32 {
+        self.put(self.family, GET_DAEMON, NLM_F_DUMP, |_| {})
     }
 
     pub(super) fn info(&mut self) -> u32 {
@@ -228,6 +253,85 @@ fn put_destination(out: &mut Vec<u8>, backend: Backend, to: Option<&Destination>
             attribute(out, 15, &to.tunnel.flags.to_ne_bytes());
         }
     });
+}
+
+/// One of the kernel's threads of connection synchronisation; there is one of a role at most.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SyncThread {
+    /// Never both.
+    pub(super) role: SyncRole,
+    pub(super) interface: String,
+    pub(super) id: u32,
+    pub(super) group: IpAddr,
+    pub(super) port: u16,
+    pub(super) ttl: u8,
+}
+
+impl fmt::Display for SyncThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.role {
+            SyncRole::Backup => "backup",
+            SyncRole::Master | SyncRole::Both => "master",
+        };
+        let SyncThread {
+            interface,
+            id,
+            group,
+            port,
+            ttl,
+            ..
+        } = self;
+        write!(
+            f,
+            "{role} on {interface}, sync-id {id}, group {group}, port {port}, ttl {ttl}"
+        )
+    }
+}
+
+fn put_thread(out: &mut Vec<u8>, thread: &SyncThread) {
+    let state = match thread.role {
+        SyncRole::Backup => BACKUP,
+        SyncRole::Master | SyncRole::Both => MASTER,
+    };
+    nested(out, DAEMON, |out| {
+        attribute(out, 1, &state.to_ne_bytes());
+        let mut name = thread.interface.clone().into_bytes();
+        name.push(0);
+        attribute(out, 2, &name);
+        attribute(out, 3, &thread.id.to_ne_bytes());
+        match thread.group {
+            IpAddr::V4(group) => attribute(out, 5, &group.octets()),
+            IpAddr::V6(group) => attribute(out, 6, &group.octets()),
+        }
+        attribute(out, 7, &thread.port.to_ne_bytes());
+        attribute(out, 8, &[thread.ttl]);
+    });
+}
+
+/// `None` if it cannot be made out.
+pub(super) fn parse_sync_thread(body: &[u8]) -> Option<SyncThread> {
+    let mut thread = SyncThread {
+        role: SyncRole::Master,
+        interface: String::new(),
+        id: 0,
+        // Kernels before 4.3 have no other and do not say so.
+        group: Ipv4Addr::new(224, 0, 0, 81).into(),
+        port: 8848,
+        ttl: 1,
+    };
+    for (kind, value) in inside(body, DAEMON) {
+        match kind {
+            1 if number(value)? == BACKUP => thread.role = SyncRole::Backup,
+            2 => thread.interface = text(value),
+            3 => thread.id = number(value)?,
+            5 => thread.group = read_address(AF_INET, value)?,
+            6 => thread.group = read_address(AF_INET6, value)?,
+            7 => thread.port = short(value)?,
+            8 => thread.ttl = *value.first()?,
+            _ => {}
+        }
+    }
+    Some(thread)
 }
 
 fn number_of(family: Family) -> u16 {
@@ -557,6 +661,26 @@ mod tests {
                 parse_destination(&echoed(&requests), key.family()),
                 Some((backend, to, Connections::default()))
             );
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_written_can_be_read() {
+        for (role, group) in [
+            (SyncRole::Master, "224.0.0.81"),
+            (SyncRole::Backup, "ff02::81"),
+        ] {
+            let thread = SyncThread {
+                role,
+                interface: "eth1.100".into(),
+                id: 255,
+                group: group.parse().unwrap(),
+                port: 9000,
+                ttl: 2,
+            };
+            let mut requests = Requests::new(28, 0);
+            requests.start_sync(&thread);
+            assert_eq!(parse_sync_thread(&echoed(&requests)), Some(thread));
         }
     }
 

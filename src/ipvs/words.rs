@@ -199,6 +199,7 @@ mod tests {
         let held = Held {
             settings: settings(),
             destinations: BTreeMap::new(),
+            connections: BTreeMap::new(),
         };
         let persistent = Settings {
             scheduler: "mh".into(),
@@ -236,6 +237,7 @@ mod tests {
         let held = Held {
             settings: sip,
             ..held
+            connections: BTreeMap::new(),
         };
         let plain = Settings {
             netmask: 128,
@@ -261,6 +263,7 @@ mod tests {
         let held = Held {
             settings: settings(),
             destinations: BTreeMap::from([(backend, Destination::direct(1))]),
+            connections: BTreeMap::new(),
         };
         let check = |held, change, expected| check(held, Family::Ipv4, change, expected);
         let limited = Destination {
