@@ -237,7 +237,6 @@ mod tests {
         let held = Held {
             settings: sip,
             ..held
-            connections: BTreeMap::new(),
         };
         let plain = Settings {
             netmask: 128,
