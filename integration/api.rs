@@ -19,6 +19,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plimsoll::api::{self, Limits};
 use plimsoll::snapshot::Snapshot;
+use plimsoll::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use plimsoll::{config, routing, service, snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -110,7 +111,7 @@ async fn until_closed(stream: &mut TcpStream) -> (String, Duration) {
     (String::from_utf8(all).unwrap(), start.elapsed())
 }
 
-/// 1,000 services of 20 servers: some 6 MB of metrics.
+/// 1,000 services of 20 servers: some 11 MB of metrics.
 fn large() -> Snapshot {
     let hosts: Vec<String> = (0..20)
         .map(|n| format!("cp{n}.example up pooled"))
@@ -121,6 +122,24 @@ fn large() -> Snapshot {
     snapshot.services = names
         .map(|name| sample::service(&name, 0.5, &hosts))
         .collect();
+    snapshot
+}
+
+/// With figures of each server's traffic: some 26 MB of metrics.
+fn busy(snapshot: Snapshot) -> Snapshot {
+    let server = |n: u8| {
+        (
+            SocketAddr::from(([10, 0, 0, n], 80)),
+            ServerTraffic::default(),
+        )
+    };
+    for service in snapshot.services.values() {
+        let reading = Reading {
+            counts: Counts::default(),
+            servers: (1..=20).map(server).collect(),
+        };
+        service.traffic.note(sample::now(), reading);
+    }
     snapshot
 }
 
@@ -369,7 +388,17 @@ async fn methods() {
 
 #[tokio::test]
 async fn metrics_come_whole() {
-    let api = Api::start(Limits::default(), large()).await;
+    for (snapshot, family) in [
+        (large(), "plimsoll_monitor_status{"),
+        (busy(large()), "plimsoll_server_connections_total{"),
+    ] {
+        println!("{}", comes_whole(snapshot, family).await);
+    }
+}
+
+/// `family`: of 20,000 samples. How long it took.
+async fn comes_whole(snapshot: Snapshot, family: &str) -> String {
+    let api = Api::start(Limits::default(), snapshot).await;
     let start = Instant::now();
     // The rest of the runtime (one thread, here) goes on meanwhile.
     let mut longest = Duration::ZERO;
@@ -384,20 +413,15 @@ async fn metrics_come_whole() {
         }
     };
     let took = start.elapsed();
-    println!(
-        "{} bytes in {took:?}, others waited {longest:?} at most",
-        body.len()
-    );
     assert_eq!(status, 200);
     assert!(
         head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
-    let samples = body
-        .lines()
-        .filter(|line| line.starts_with("plimsoll_monitor_status{"))
-        .count();
+    let samples = body.lines().filter(|line| line.starts_with(family)).count();
     assert_eq!(samples, 20_000);
     assert!(longest < took / 4, "{longest:?} of {took:?}");
+    let bytes = body.len();
+    format!("{bytes} bytes in {took:?}, others waited {longest:?} at most")
 }
 
 #[tokio::test]

@@ -137,5 +137,6 @@ pub(crate) fn service(
         floor: 0,
         condition: Condition::Failed,
         counters: Counters::default(),
+        traffic: Arc::default(),
     }
 }

@@ -42,6 +42,12 @@ mod netns;
 mod plan;
 #[path = "kernel/realserver.rs"]
 mod realserver;
+#[path = "kernel/stuck.rs"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon has a clock of its own"
+)]
+mod stuck;
 #[path = "kernel/sync.rs"]
 #[expect(
     clippy::disallowed_methods,

@@ -25,6 +25,7 @@ mod patience;
 mod repairs;
 mod resource;
 mod text;
+mod traffic;
 
 use std::future::poll_fn;
 use std::io;

@@ -175,6 +175,11 @@ impl Balancer {
                 *repairs.host.entry(part).or_default() += 1;
                 self.remember_repair(part, &change, now);
             }
+            Event::Stuck {
+                service,
+                backend,
+                why,
+            } => self.with_key(service, |pool| pool.stuck(backend, why.as_deref())),
             Event::Addresses { present, faults } => self.addresses(present, faults),
             Event::Peer { peer, session } => {
                 // The last word of one that was removed may come late.

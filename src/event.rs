@@ -84,6 +84,13 @@ pub enum Event {
     /// Someone else had changed a part of this host that is kept as wanted, a setting of the kernel, say; it is as
     /// wanted again.
     RepairedHost { part: &'static str, change: String },
+    /// A server of the service takes no connection up that IPVS gives it, by these figures; `None`: it does again,
+    /// or gets none. Sent at each change.
+    Stuck {
+        service: VirtualService,
+        backend: SocketAddr,
+        why: Option<String>,
+    },
     /// Which of the wanted VIPs are on this host, and why those that are not could not be put there.
     /// Sent at each change.
     Addresses {

@@ -19,6 +19,7 @@ mod memory;
 mod netlink;
 mod owned;
 mod plan;
+mod stuck;
 mod sync;
 mod sysctl;
 mod table;
@@ -173,6 +174,7 @@ impl Sink {
         self.remember(false).await?;
 
         let mut held = self.table.change(key, &[]).await?.held;
+        self.measure(key, held.as_ref()).await?;
         let mut todo = changes(&wanted, held.as_ref());
         if settled && !todo.is_empty() {
             // A dump is not a consistent view: what seems to have changed by itself is looked at twice.
@@ -205,6 +207,27 @@ impl Sink {
         let backends = target.drained(held);
         if !backends.is_empty() {
             self.say(Event::Drained { service, backends }).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what the kernel has counted, and says whose connections come to nothing.
+    async fn measure(&mut self, key: VirtualService, held: Option<&Held>) -> Result<(), Ended> {
+        let Some((target, held)) = self.agenda.target(&key).zip(held) else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        for (backend, why) in target.look(now, held) {
+            match &why {
+                Some(why) => warn!(service = %key, %backend, why, "connections come to nothing"),
+                None => info!(service = %key, %backend, "connections are taken up again"),
+            }
+            self.say(Event::Stuck {
+                service: key,
+                backend,
+                why,
+            })
+            .await?;
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ use crate::check::Monitor;
 use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
 use crate::service::{Destination, Destinations, Host, Weight};
+use crate::snapshot::traffic::Traffic;
 use crate::snapshot::{
     Applied, Condition, Counters, Guard, Health, Held, Mode, Pooled, Refusal, Service, Source,
 };
@@ -71,6 +72,8 @@ pub(crate) struct Pool {
     /// Its address was announced before it came, and it has not been ready for that yet.
     newcomer: bool,
     counters: Counters,
+    /// For those who read and show it.
+    traffic: Arc<Traffic>,
     view: Option<Arc<Service>>,
 }
 
@@ -109,6 +112,7 @@ impl Pool {
             judge_by: None,
             newcomer,
             counters: Counters::default(),
+            traffic: Arc::default(),
             view: None,
         }
     }
@@ -130,7 +134,12 @@ impl Pool {
             (config.name.clone(), config.address, ports)
         };
         let moved = at(&self.config) != at(&config);
-        for member in self.members.values_mut() {
+        for (host, member) in &mut self.members {
+            let at = |config: &config::Service| member.address.map(|at| config.backend(host, at));
+            if at(&self.config) != at(&config) {
+                // That was said of another destination.
+                member.stuck = None;
+            }
             member.set_monitors(&self.monitors);
             if flap_hold {
                 member.forget_flaps();
@@ -252,6 +261,16 @@ impl Pool {
             fault: fault.into(),
             holds,
         };
+    }
+
+    /// Which server takes no connections up. No reason to depool it: its checks decide.
+    pub(crate) fn stuck(&mut self, backend: SocketAddr, why: Option<&str>) {
+        for (host, member) in &mut self.members {
+            let at = member.address;
+            if at.is_some_and(|address| self.config.backend(host, address) == backend) {
+                member.stuck = why.map(Arc::from);
+            }
+        }
     }
 
     pub(crate) fn repaired(&mut self) {
@@ -410,6 +429,7 @@ impl Pool {
         let (Some(known), Some(member)) = (known, self.members.get_mut(host)) else {
             return;
         };
+        member.stuck = known.stuck.clone();
         member.adopt(known.base, start);
         // Its list may have taken it out already.
         self.mark_leaving(self.found.as_ref().map_or(0, Destinations::len));
@@ -497,6 +517,7 @@ impl Pool {
             guard: self.guard,
             condition: self.condition(floor),
             counters: self.counters,
+            traffic: self.traffic.clone(),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod alert;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -17,6 +18,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use self::traffic::Traffic;
 use crate::check::Check;
 use crate::check::figures::Figures;
 use crate::config::{self, Config};
@@ -90,6 +92,8 @@ pub struct Service {
     pub guard: Option<Guard>,
     pub condition: Condition,
     pub counters: Counters,
+    /// What goes through it: the same one for as long as it is configured.
+    pub traffic: Arc<Traffic>,
 }
 
 /// What an administrative change is measured by while some of it is held back.
@@ -145,6 +149,8 @@ pub struct Server {
     pub draining: Option<Instant>,
     /// Why its weight in IPVS is not its list's, in the order in which these work.
     pub scaled: Vec<Scaled>,
+    /// That the connections which IPVS gives it come to nothing, in figures. It is told and changes nothing.
+    pub stuck: Option<Arc<str>>,
 }
 
 impl Server {

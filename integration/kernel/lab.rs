@@ -235,5 +235,6 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         floor: 0,
         condition: Condition::Healthy,
         counters: Counters::default(),
+        traffic: Arc::default(),
     }
 }

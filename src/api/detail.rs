@@ -17,6 +17,7 @@ use crate::snapshot::{
 use super::accept::Form;
 use super::checks::CheckState;
 use super::json::json;
+use super::traffic::Traffic;
 
 pub(super) fn services(snapshot: &Snapshot, form: Form, now: Instant) -> String {
     let services = snapshot.services.iter();
@@ -35,6 +36,7 @@ pub(super) fn service(service: &Service, form: Form, now: Instant) -> String {
         summary: Summary::of(service, now),
         floor: service.floor,
         guard: service.guard,
+        traffic: Traffic::of_service(service, now),
         bad_entries: &service.list_faults,
         servers: servers
             .map(|(host, server)| (host, State::of(service, host, server, now)))
@@ -57,7 +59,10 @@ pub(super) fn server(
     match form {
         Form::Json => json(&state),
         Form::Text => {
-            let lines = state.checks.iter().map(|check| format!("{check}\n"));
+            let traffic = state.traffic.iter();
+            let traffic = traffic.map(|traffic| format!("traffic:\t{traffic}\n"));
+            let checks = state.checks.iter().map(|check| format!("{check}\n"));
+            let lines = traffic.chain(checks);
             format!("{state}\n{}", lines.collect::<String>())
         }
     }
@@ -113,6 +118,8 @@ struct Detail<'a> {
     floor: usize,
     /// `None`: nobody is held by it.
     guard: Option<Guard>,
+    /// `None`: IPVS has not been read of late.
+    traffic: Option<Traffic>,
     bad_entries: &'a BTreeMap<String, String>,
     servers: BTreeMap<&'a Host, State<'a>>,
 }
@@ -140,6 +147,9 @@ struct State<'a> {
     reason: Option<&'a str>,
     until: Option<&'a str>,
     confirmed: bool,
+    /// That it takes no connection up, in figures.
+    stuck: Option<&'a str>,
+    traffic: Option<Traffic>,
     checks: Vec<CheckState<'a>>,
 }
 
@@ -191,6 +201,8 @@ impl State<'_> {
             reason: note.and_then(|note| note.reason.as_deref()),
             until: note.and_then(|note| note.until.as_deref()),
             confirmed: note.is_some_and(|note| note.confirmed),
+            stuck: server.stuck.as_deref(),
+            traffic: Traffic::of_server(service, host, server, now),
             checks: server.monitors.iter().map(CheckState::of).collect(),
         }
     }
@@ -247,6 +259,9 @@ impl fmt::Display for Detail<'_> {
             write!(f, ", guard {line} of {size}")?;
         }
         f.write_char('\n')?;
+        if let Some(traffic) = &self.traffic {
+            writeln!(f, "traffic: {traffic}")?;
+        }
         for (key, fault) in self.bad_entries {
             writeln!(f, "bad entry {}: {}", Line(key), Line(fault))?;
         }
@@ -298,6 +313,15 @@ impl fmt::Display for State<'_> {
         if self.confirmed {
             f.write_str(", confirmed")?;
         }
+        if let Some(Traffic {
+            active, inactive, ..
+        }) = &self.traffic
+        {
+            write!(f, ", active {active}, inactive {inactive}")?;
+        }
+        if let Some(why) = self.stuck {
+            write!(f, ", takes no connection up: {why}")?;
+        }
         self.checks
             .iter()
             .filter_map(CheckState::failing)
@@ -314,6 +338,7 @@ mod tests {
 
     use crate::service::{Listed, Note};
     use crate::snapshot::sample;
+    use crate::snapshot::traffic::{Reading, ServerTraffic};
 
     use super::*;
 
@@ -437,6 +462,58 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_and_who_is_stuck() {
+        let now = sample::now();
+        let servers = ["a up pooled", "b up pooled"];
+        let (_, web) = sample::edit(sample::service("web", 0.5, &servers), |s| {
+            let b = Arc::make_mut(&mut s.servers).get_mut("b").unwrap();
+            b.stuck = Some("46 connections in 1m 22s, 1.0 packets each".into());
+            let traffic = |active, inactive| ServerTraffic {
+                active,
+                inactive,
+                ..ServerTraffic::default()
+            };
+            let servers = [
+                ("10.0.0.1:80", traffic(12, 30)),
+                ("10.0.0.2:80", traffic(34, 0)),
+            ];
+            let servers = servers.map(|(at, traffic)| (at.parse().unwrap(), traffic));
+            let reading = Reading {
+                servers: servers.into(),
+                ..Reading::default()
+            };
+            s.traffic.note(now, reading);
+        });
+        let nothing = "persistent 0; in all 0 connections, in 0 packets of 0 bytes; \
+                       a second 0 connections, in 0 packets of 0 bytes";
+        assert_eq!(
+            service(&web, Form::Text, now),
+            format!(
+                "healthy, 2 pooled of 2, list good\n\
+                 floor 0\n\
+                 traffic: active 46, inactive 30, {nothing}\n\
+                 \n\
+                 a:\tenabled/up/pooled, weight 10, active 12, inactive 30\n\
+                 b:\tenabled/up/pooled, weight 10, active 34, inactive 0, \
+                 takes no connection up: 46 connections in 1m 22s, 1.0 packets each\n"
+            )
+        );
+        let of = |host: &str, form| {
+            let server = &web.servers[host];
+            super::server(&web, &host.parse().unwrap(), server, form, now)
+        };
+        let a = format!(
+            "enabled/up/pooled, weight 10, active 12, inactive 30\n\
+             traffic:\tactive 12, inactive 30, {nothing}\n\
+             proxy-fetch:\tup\n"
+        );
+        assert_eq!(of("a", Form::Text), a);
+        let b: Value = serde_json::from_str(&of("b", Form::Json)).unwrap();
+        assert_eq!(b["stuck"], "46 connections in 1m 22s, 1.0 packets each");
+        assert_eq!(b["traffic"]["active"], 34);
+    }
+
+    #[test]
     fn in_json() {
         let (name, web) = held();
         let now = sample::now();
@@ -446,6 +523,7 @@ mod tests {
             "held": "depool-guard", "weight": 0, "ipvs_weight": 10, "scaled": [], "address": "10.0.0.2", "unresolved": null,
             "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
             "draining": null,
+            "stuck": null, "traffic": null,
             "checks": [{
                 "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "load": null,
                 "last": null,

@@ -3,10 +3,11 @@
 
 mod bgp;
 mod families;
+mod traffic;
 
+use std::array;
 use std::fmt;
-use std::iter::Chain;
-use std::slice;
+use std::iter::Flatten;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,7 @@ enum Samples {
     EachServer(fn(&ServiceName, &Service, &mut Writer<'_>) -> fmt::Result),
 }
 
-type Families = Chain<slice::Iter<'static, Family>, slice::Iter<'static, Family>>;
+type Families = Flatten<array::IntoIter<&'static [Family], 3>>;
 
 /// The text of one snapshot, page by page.
 pub(super) struct Pages {
@@ -91,7 +92,9 @@ impl Pages {
         Pages {
             snapshot,
             now,
-            families: FAMILIES.iter().chain(bgp::FAMILIES),
+            families: [FAMILIES, traffic::FAMILIES, bgp::FAMILIES]
+                .into_iter()
+                .flatten(),
             rest: None,
             ended: false,
         }
@@ -271,6 +274,8 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use crate::routing::session::{Session, SessionState};
+    use crate::service::Forwarding;
+    use crate::snapshot::traffic::{Counts, Reading, ServerTraffic};
     use crate::snapshot::{KeptDown, Mode, Refusal, Scaled, Source, sample};
 
     use super::*;
@@ -352,6 +357,7 @@ mod tests {
             c.scaled = vec![Scaled::SlowStart { percent: 40 }];
             let until = sample::now();
             c.kept_down = Some(KeptDown::FlapHold { until });
+            c.stuck = Some("10 connections in 1m 2s, 1.0 packets each".into());
             let fault = Some(Arc::from("no load in the answer"));
             c.monitors[0].figures.note_load(None, fault);
             for took in [2, 3000] {
@@ -362,12 +368,32 @@ mod tests {
             }
         });
         let now = sample::now();
+        let carried = ServerTraffic {
+            active: 12,
+            inactive: 30,
+            persistent: 5,
+            counts: Counts {
+                connections: 228,
+                packets_in: 1322,
+                packets_out: 9,
+                byte_rate_in: 1084,
+                ..Counts::default()
+            },
+        };
+        let reading = Reading {
+            counts: carried.counts,
+            servers: [("10.0.0.1:80".parse().unwrap(), carried)].into(),
+        };
+        web.1.traffic.note(now, reading.clone());
         let old = sample::edit(sample::service("old", 0.5, &["a up pooled"]), |service| {
             service.source = Source::Saved {
                 age: Duration::from_secs(60),
                 read_at: now - Duration::from_secs(5),
                 fault: None,
             };
+            let config = Arc::make_mut(&mut service.config);
+            config.delivery.forwarding = Forwarding::Masquerading;
+            service.traffic.note(now, reading);
         });
         let mut snapshot = sample::snapshot([web, old]);
         snapshot.mode = Mode::DryRun;
@@ -386,7 +412,7 @@ mod tests {
         let samples = samples(&text);
         for expected in [
             r#"plimsoll_mode{mode="dry-run"} 1"#,
-            r#"plimsoll_alerts{severity="warning"} 4"#,
+            r#"plimsoll_alerts{severity="warning"} 5"#,
             r#"plimsoll_alerts{severity="critical"} 1"#,
             r#"plimsoll_service_servers{service="web"} 4"#,
             r#"plimsoll_service_servers_enabled{service="web"} 3"#,
@@ -399,6 +425,16 @@ mod tests {
             r#"plimsoll_server_kept_down{service="web",host="c",reason="flap-hold"} 1"#,
             r#"plimsoll_server_weight_share{service="web",host="c",by="slow-start"} 0.4"#,
             r#"plimsoll_monitor_load_faults_total{service="web",host="c",monitor="proxy-fetch"} 1"#,
+            r#"plimsoll_service_connections_total{service="web"} 228"#,
+            r#"plimsoll_service_packets_total{service="web",direction="in"} 1322"#,
+            r#"plimsoll_service_packets_total{service="old",direction="out"} 9"#,
+            r#"plimsoll_service_bytes_per_second{service="web",direction="in"} 1084"#,
+            r#"plimsoll_server_open_connections{service="web",host="a",state="active"} 12"#,
+            r#"plimsoll_server_open_connections{service="web",host="a",state="inactive"} 30"#,
+            r#"plimsoll_server_connections_total{service="web",host="a"} 228"#,
+            r#"plimsoll_server_packets_total{service="old",host="a",direction="out"} 9"#,
+            r#"plimsoll_server_bytes_per_second{service="web",host="a",direction="in"} 1084"#,
+            r#"plimsoll_server_stuck{service="web",host="c"} 1"#,
             r#"plimsoll_service_can_depool{service="web"} 0"#,
             r#"plimsoll_service_pooled_down_servers{service="web"} 1"#,
             r#"plimsoll_service_depool_threshold{service="web"} 0.5"#,

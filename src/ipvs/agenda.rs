@@ -13,9 +13,11 @@ use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
 use super::diff::Wanted;
+use super::stuck::{Verdict, Watch};
 use super::table::{Held, Settings};
 use crate::config;
-use crate::service::{Destinations, VirtualService};
+use crate::service::{Destinations, Protocol, VirtualService};
+use crate::snapshot::traffic::Traffic;
 use crate::snapshot::{Service, Snapshot};
 
 /// The kernel tells nobody when its table is changed: we look this often.
@@ -76,6 +78,8 @@ pub(super) struct Target {
     later: Option<Instant>,
     /// Its place in [`Agenda::urgent`].
     ticket: Option<u64>,
+    traffic: Arc<Traffic>,
+    watch: Watch,
 }
 
 impl Target {
@@ -99,6 +103,22 @@ impl Target {
         self.failed.is_some()
     }
 
+    /// What was counted is for all to see. Gives whose verdict changed.
+    pub(super) fn look(&mut self, now: Instant, held: &Held) -> Vec<Verdict> {
+        self.traffic.note(now.into_std(), held.traffic.clone());
+        match self.config.key {
+            VirtualService::Address {
+                protocol: Protocol::Tcp,
+                ..
+            } => self.watch.look(now, held),
+            VirtualService::Address {
+                protocol: Protocol::Udp | Protocol::Sctp,
+                ..
+            }
+            | VirtualService::Mark { .. } => Vec::new(),
+        }
+    }
+
     pub(super) fn succeeded(&mut self, destinations: Arc<Destinations>) {
         self.holds = destinations.values().any(|to| to.weight.get() > 0);
         self.settled = Some(destinations);
@@ -115,7 +135,8 @@ impl Target {
                 .get(backend)
                 .is_some_and(|to| to.weight == 0);
             let busy = held
-                .connections
+                .traffic
+                .servers
                 .get(backend)
                 .is_some_and(|its| its.active > 0);
             weightless && !busy
@@ -239,6 +260,8 @@ impl Agenda {
                 delay: FIRST_DELAY,
                 later: None,
                 ticket: None,
+                traffic: service.traffic.clone(),
+                watch: Watch::default(),
             };
             self.targets.insert(key, target);
             self.new.insert(key);
@@ -254,6 +277,11 @@ impl Agenda {
         target.config = service.config.clone();
         target.destinations = service.destinations.clone();
         target.draining = service.draining.clone();
+        if !Arc::ptr_eq(&target.traffic, &service.traffic) {
+            // The core begins anew with it.
+            target.traffic = service.traffic.clone();
+            target.watch = Watch::default();
+        }
         // The core may have let it go and taken it up again between two snapshots that we saw: it waits for an answer.
         if target.destinations.is_none() && (changed || replaced) {
             target.settled = None;

@@ -55,6 +55,7 @@ mod tests {
     use super::super::table::{Backend, Encapsulation, ONE_PACKET};
     use super::*;
     use crate::service::{Protocol, VirtualService, Weight};
+    use crate::snapshot::traffic::Reading;
 
     fn key(last: u8) -> VirtualService {
         VirtualService::Address {
@@ -135,7 +136,7 @@ mod tests {
                 |(settings, destinations)| Held {
                     settings,
                     destinations: destinations.into_iter().collect(),
-                    connections: BTreeMap::new(),
+                    traffic: Reading::default(),
                 },
             ),
         )
@@ -150,7 +151,7 @@ mod tests {
         Held {
             settings: wanted.settings.clone(),
             destinations,
-            connections: BTreeMap::new(),
+            traffic: Reading::default(),
         }
     }
 
@@ -218,7 +219,7 @@ mod tests {
                 (server(1), Destination::direct(10)),
                 (server(3), Destination::direct(10)),
             ]),
-            connections: BTreeMap::new(),
+            traffic: Reading::default(),
         };
         assert_eq!(
             changes(&wanted, Some(&held)),

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::table::{Change, Held, Listed, Outcome, Refusal};
 use crate::service::VirtualService;
+use crate::snapshot::traffic::Reading;
 
 /// Clones share one table, so that someone else can change it, as ipvsadm(8) can change the kernel's.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,15 @@ impl Memory {
         Outcome {
             refusals,
             held: services.get(&key).cloned(),
+        }
+    }
+
+    /// As if packets had come.
+    #[cfg(test)]
+    pub(super) fn carry(&self, key: VirtualService, traffic: Reading) {
+        let mut services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = services.get_mut(&key) {
+            held.traffic = traffic;
         }
     }
 
@@ -51,7 +61,7 @@ fn apply(
             Held {
                 settings: settings.clone(),
                 destinations: BTreeMap::new(),
-                connections: BTreeMap::new(),
+                traffic: Reading::default(),
             },
         );
         return Ok(());

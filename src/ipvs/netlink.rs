@@ -21,6 +21,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::table::{Change, Held, Listed, Outcome, Refusal, Unavailable};
 use super::wire::{self, Reply, Requests, Says, SyncThread};
 use crate::service::VirtualService;
+use crate::snapshot::traffic::Reading;
 
 /// The IPVS table of the network namespace that it was connected in.
 pub struct Kernel {
@@ -123,14 +124,17 @@ impl Kernel {
         let mut read = Ok(());
         // A dump may name one twice; in a map that does no harm.
         let mut destinations = BTreeMap::new();
-        let mut connections = BTreeMap::new();
+        let mut traffic = Reading::default();
         let end = self
             .converse(requests, |Reply { to, says }| match says {
-                Says::Data(body) if to == asked => settings = Some(wire::parse_service(body).1),
+                Says::Data(body) if to == asked => {
+                    settings = Some(wire::parse_service(body).1);
+                    traffic.counts = wire::parse_service_counts(body);
+                }
                 Says::Data(body) => {
                     if let Some((backend, to, busy)) = wire::parse_destination(body, key.family()) {
                         destinations.insert(backend, to);
-                        connections.insert(backend, busy);
+                        traffic.servers.insert(backend, busy);
                     }
                 }
                 Says::End(end) if to == asked => read = end,
@@ -155,7 +159,7 @@ impl Kernel {
             held: settings.map(|settings| Held {
                 settings,
                 destinations,
-                connections,
+                traffic,
             }),
         })
     }

@@ -14,6 +14,7 @@ use crate::service::{
     self, Delivery, Family, Forwarding, GueChecksum, SchedulerFlag, Scheduling, Tunnel,
     VirtualService,
 };
+use crate::snapshot::traffic::Reading;
 
 /// Where services are programmed.
 #[derive(Debug)]
@@ -185,15 +186,8 @@ pub(super) type Backend = SocketAddr;
 pub(super) struct Held {
     pub(super) settings: Settings,
     pub(super) destinations: BTreeMap<Backend, Destination>,
-    /// How busy each of them was.
-    pub(super) connections: BTreeMap<Backend, Connections>,
-}
-
-/// The kernel's own count of a destination's connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Connections {
-    pub(super) active: u32,
-    pub(super) inactive: u32,
+    /// How busy it and each of them was.
+    pub(super) traffic: Reading,
 }
 
 /// One change of one service.

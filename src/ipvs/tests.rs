@@ -18,6 +18,7 @@ use super::table::{Destination, Settings};
 use super::*;
 use crate::config::{self, Config, Servers};
 use crate::service::Protocol;
+use crate::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use crate::snapshot::{Applied, Condition, Counters, Mode, Service, Source};
 
 struct Bench {
@@ -191,6 +192,7 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         floor: 0,
         condition: Condition::Healthy,
         counters: Counters::default(),
+        traffic: Arc::default(),
     }
 }
 
@@ -324,6 +326,79 @@ async fn mends_what_someone_changed() {
         );
         bench.expect_applied(key(80), &wanted).await;
         assert_eq!(bench.held(key(80)), right);
+    }
+    bench.quiet().await;
+}
+
+/// What the kernel counts when the first of two servers serves and the other takes nothing up, `n` looks long.
+fn carried(n: u32) -> Reading {
+    let busy = |active, inactive, packets: u64| ServerTraffic {
+        active,
+        inactive,
+        counts: Counts {
+            connections: 3 * u64::from(n),
+            packets_in: 3 * packets * u64::from(n),
+            ..Counts::default()
+        },
+        ..ServerTraffic::default()
+    };
+    Reading {
+        counts: Counts {
+            connections: 6 * u64::from(n),
+            ..Counts::default()
+        },
+        servers: [(server(1), busy(2, 40, 6)), (server(2), busy(40, 0, 2))].into(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_counted_is_handed_on_and_who_is_stuck_is_said_once() {
+    let mut bench = Bench::new();
+    let wanted = pool(&[(1, 10), (2, 10)]);
+    bench.put("web", key(80), Some(&wanted));
+    bench.start().await;
+    bench.expect_found(key(80), &Destinations::new()).await;
+    bench.expect_applied(key(80), &wanted).await;
+    let began = Instant::now();
+    let mut said = Vec::new();
+    for n in 1..100 {
+        bench.memory.carry(key(80), carried(n));
+        if let Ok(event) = tokio::time::timeout(Duration::from_secs(2), bench.events.recv()).await {
+            said.push((began.elapsed(), event.unwrap()));
+        }
+    }
+    let traffic = &bench.snapshot.services["web"].traffic;
+    let reading = traffic.reading(Instant::now().into_std()).unwrap();
+    assert!(carried(98) == *reading || carried(99) == *reading);
+    match &said[..] {
+        [
+            (
+                at,
+                Event::Stuck {
+                    service,
+                    backend,
+                    why: Some(why),
+                },
+            ),
+        ] => {
+            assert_eq!((*service, *backend), (key(80), server(2)));
+            assert!(why.ends_with(", 2.0 packets each"), "{why}");
+            assert!((60..130).contains(&at.as_secs()), "{at:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+
+    // Who leaves is not said to be stuck any more.
+    let less = pool(&[(1, 10)]);
+    let mut service = Service::clone(&bench.snapshot.services["web"]);
+    service.destinations = Some(less.clone());
+    let name = "web".parse().unwrap();
+    bench.snapshot.services.insert(name, Arc::new(service));
+    bench.publish();
+    bench.expect_applied(key(80), &less).await;
+    match bench.event().await {
+        Event::Stuck { backend, why, .. } => assert_eq!((backend, why), (server(2), None)),
+        other => panic!("{other:?}"),
     }
     bench.quiet().await;
 }

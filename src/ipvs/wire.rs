@@ -10,11 +10,10 @@ use std::num::NonZeroU32;
 
 use nix::errno::Errno;
 
-use super::table::{
-    Backend, Change, Connections, Destination, Encapsulation, Listed, Settings, TUNNEL,
-};
+use super::table::{Backend, Change, Destination, Encapsulation, Listed, Settings, TUNNEL};
 use crate::config::SyncRole;
 use crate::service::{Family, Protocol, VirtualService};
+use crate::snapshot::traffic::{Counts, ServerTraffic};
 
 /// `IPVS_CMD_*`
 const NEW_SERVICE: u8 = 1;
@@ -57,6 +56,10 @@ const DAEMON: u16 = 3;
 /// `IP_VS_STATE_*`
 const MASTER: u32 = 1;
 const BACKUP: u32 = 2;
+
+/// `IPVS_SVC_ATTR_STATS` and `_STATS64`; the same numbers for a destination.
+const STATS: u16 = 10;
+const STATS64: u16 = 12;
 
 /// `IP_VS_SVC_F_PERSISTENT`, `_ONEPACKET`, `_SCHED1` to `3`: all that a user may set. The kernel adds `_HASHED` (2).
 const USER_FLAGS: u32 = 0x3d;
@@ -483,6 +486,39 @@ pub(super) fn parse_service(body: &[u8]) -> (Listed, Settings) {
     (listed, settings)
 }
 
+/// A service's own figures in an answer.
+pub(super) fn parse_service_counts(body: &[u8]) -> Counts {
+    let stats = inside(body, SERVICE).filter(|(kind, _)| matches!(*kind, STATS | STATS64));
+    stats
+        .last()
+        .map_or_else(Counts::default, |(_, value)| parse_counts(value))
+}
+
+/// `IPVS_STATS_ATTR_*`: in `STATS` some numbers have 4 bytes, in `STATS64`, which comes after it, all have 8.
+fn parse_counts(stats: &[u8]) -> Counts {
+    let mut counts = Counts::default();
+    for (kind, value) in attributes(stats) {
+        let number = match value.first_chunk() {
+            Some(eight) => u64::from_ne_bytes(*eight),
+            None => number(value).map_or(0, u64::from),
+        };
+        match kind {
+            1 => counts.connections = number,
+            2 => counts.packets_in = number,
+            3 => counts.packets_out = number,
+            4 => counts.bytes_in = number,
+            5 => counts.bytes_out = number,
+            6 => counts.connection_rate = number,
+            7 => counts.packet_rate_in = number,
+            8 => counts.packet_rate_out = number,
+            9 => counts.byte_rate_in = number,
+            10 => counts.byte_rate_out = number,
+            _ => {}
+        }
+    }
+    counts
+}
+
 fn protocol_of(number: u16) -> Option<Protocol> {
     match number {
         TCP => Some(Protocol::Tcp),
@@ -504,12 +540,12 @@ fn family_of(number: u16) -> Option<Family> {
 pub(super) fn parse_destination(
     body: &[u8],
     service: Family,
-) -> Option<(Backend, Destination, Connections)> {
+) -> Option<(Backend, Destination, ServerTraffic)> {
     // Kernels before 3.18 do not say the family: it is the service's.
     let mut family = number_of(service);
     let mut address: &[u8] = &[];
     let mut port = 0;
-    let mut connections = Connections::default();
+    let mut traffic = ServerTraffic::default();
     let mut to = Destination {
         weight: 0,
         forward: 0,
@@ -525,8 +561,10 @@ pub(super) fn parse_destination(
             4 => to.weight = number(value)?,
             5 => to.upper = number(value)?,
             6 => to.lower = number(value)?,
-            7 => connections.active = number(value)?,
-            8 => connections.inactive = number(value)?,
+            7 => traffic.active = number(value)?,
+            8 => traffic.inactive = number(value)?,
+            9 => traffic.persistent = number(value)?,
+            STATS | STATS64 => traffic.counts = parse_counts(value),
             11 => family = short(value)?,
             13 => to.tunnel.kind = *value.first()?,
             14 => to.tunnel.port = big_endian(value)?,
@@ -535,7 +573,7 @@ pub(super) fn parse_destination(
         }
     }
     let backend = SocketAddr::new(read_address(family, address)?, port);
-    Some((backend, to, connections))
+    Some((backend, to, traffic))
 }
 
 fn read_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
@@ -659,7 +697,7 @@ mod tests {
             requests.change(key, &Change::EditDestination(backend, to.clone()));
             assert_eq!(
                 parse_destination(&echoed(&requests), key.family()),
-                Some((backend, to, Connections::default()))
+                Some((backend, to, ServerTraffic::default()))
             );
         }
     }
@@ -718,6 +756,66 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_read_in_either_width() {
+        let old = |out: &mut Vec<u8>| {
+            nested(out, STATS, |out| {
+                for kind in [1, 2, 3, 6, 7, 8, 9, 10] {
+                    attribute(out, kind, &u32::from(kind).to_ne_bytes());
+                }
+                for kind in [4, 5] {
+                    attribute(out, kind, &u64::from(kind).to_ne_bytes());
+                }
+            });
+        };
+        let new = |out: &mut Vec<u8>| {
+            old(out);
+            nested(out, STATS64, |out| {
+                for kind in 1..=10 {
+                    // Padding, as the kernel puts it before numbers that would else not be aligned.
+                    attribute(out, 11, &[]);
+                    attribute(out, kind, &(u64::from(kind) << 32).to_ne_bytes());
+                }
+            });
+        };
+        let counts = |times: u64| Counts {
+            connections: times,
+            packets_in: 2 * times,
+            packets_out: 3 * times,
+            bytes_in: 4 * times,
+            bytes_out: 5 * times,
+            connection_rate: 6 * times,
+            packet_rate_in: 7 * times,
+            packet_rate_out: 8 * times,
+            byte_rate_in: 9 * times,
+            byte_rate_out: 10 * times,
+        };
+        let check = |stats: &dyn Fn(&mut Vec<u8>), counts: Counts| {
+            let mut body = Vec::new();
+            nested(&mut body, SERVICE, stats);
+            assert_eq!(parse_service_counts(&body), counts);
+            let mut body = Vec::new();
+            nested(&mut body, DESTINATION, |out| {
+                attribute(out, 1, &sixteen("10.0.0.1".parse().unwrap()));
+                for (kind, value) in [(7, 11u32), (8, 12), (9, 13)] {
+                    attribute(out, kind, &value.to_ne_bytes());
+                }
+                stats(out);
+            });
+            let traffic = ServerTraffic {
+                active: 11,
+                inactive: 12,
+                persistent: 13,
+                counts,
+            };
+            let parsed = parse_destination(&body, Family::Ipv4);
+            assert_eq!(parsed.map(|(_, _, traffic)| traffic), Some(traffic));
+        };
+        check(&|_| {}, Counts::default());
+        check(&old, counts(1));
+        check(&new, counts(1 << 32));
+    }
+
+    #[test]
     fn many_requests_take_several_datagrams() {
         let mut requests = Requests::new(28, u32::MAX - 1);
         let last = (0..401).map(|_| requests.service(key("192.0.2.1"))).last();
@@ -773,6 +871,7 @@ mod tests {
             let mut body = Vec::new();
             attribute(&mut body, SERVICE, &bytes);
             parse_service(&body);
+            parse_counts(&bytes);
         }
     }
 }

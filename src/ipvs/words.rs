@@ -199,7 +199,7 @@ mod tests {
         let held = Held {
             settings: settings(),
             destinations: BTreeMap::new(),
-            connections: BTreeMap::new(),
+            traffic: Default::default(),
         };
         let persistent = Settings {
             scheduler: "mh".into(),
@@ -262,7 +262,7 @@ mod tests {
         let held = Held {
             settings: settings(),
             destinations: BTreeMap::from([(backend, Destination::direct(1))]),
-            connections: BTreeMap::new(),
+            traffic: Default::default(),
         };
         let check = |held, change, expected| check(held, Family::Ipv4, change, expected);
         let limited = Destination {

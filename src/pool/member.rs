@@ -47,6 +47,8 @@ pub(super) struct Member {
     pub(super) leaving: bool,
     /// Depooled by its list, and until when its open connections may go on; it is in IPVS with weight 0.
     pub(super) draining: Option<Instant>,
+    /// That what IPVS gives it comes to nothing, in figures.
+    pub(super) stuck: Option<Arc<str>>,
 }
 
 /// One monitor at work on this server. The check's id is there while there is an address to check.
@@ -94,6 +96,7 @@ impl Member {
             pooled: Pooled::No,
             leaving: false,
             draining: None,
+            stuck: None,
         }
     }
 
@@ -276,6 +279,7 @@ impl Member {
         self.draining = None;
         self.forget_flaps();
         self.known_weight = None;
+        self.stuck = None;
         for run in &mut self.runs {
             run.check = None;
             run.result = None;
@@ -408,6 +412,7 @@ impl Member {
             pooled: self.pooled,
             draining: self.draining,
             scaled: self.scaled.clone(),
+            stuck: self.stuck.clone(),
         }
     }
 }

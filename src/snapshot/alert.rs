@@ -127,6 +127,12 @@ pub enum Alert {
         hosts: Vec<Host>,
         reason: Arc<str>,
     },
+    /// Servers that take up no connection which IPVS gives them. The figures are the first host's.
+    Stuck {
+        service: ServiceName,
+        hosts: Vec<Host>,
+        figures: Arc<str>,
+    },
     /// The kernel refused. `holds`: it still serves with what it had.
     NotApplied {
         service: ServiceName,
@@ -396,6 +402,17 @@ fn of_service(name: &ServiceName, service: &Service, alerts: &mut Vec<Alert>) {
         }
     }
     of_checks(name, service, alerts);
+    let stuck = hosts(&|s| s.stuck.is_some());
+    let figures = stuck
+        .first()
+        .and_then(|host| service.servers[host].stuck.clone());
+    if let Some(figures) = figures {
+        alerts.push(Alert::Stuck {
+            service: name.clone(),
+            hosts: stuck,
+            figures,
+        });
+    }
     if let Applied::Failed { fault, holds } = &service.applied {
         let (fault, holds) = (fault.clone(), *holds);
         alerts.push(Alert::NotApplied {
@@ -515,6 +532,7 @@ impl Alert {
             | Alert::ListFailed { kept: true, .. }
             | Alert::Unresolved { .. }
             | Alert::OnlyTold { .. }
+            | Alert::Stuck { .. }
             | Alert::AddressFault { .. }
             | Alert::SessionDown { alone: false, .. }
             | Alert::SessionDisabled { alone: false, .. }
@@ -649,6 +667,18 @@ impl fmt::Display for Alert {
                 write!(
                     f,
                     "{service}: {monitor} fails on {hosts} and depools nobody: {reason}"
+                )
+            }
+            Alert::Stuck {
+                service,
+                hosts,
+                figures,
+            } => {
+                let hosts = List(hosts);
+                write!(
+                    f,
+                    "{service}: Connections to {hosts} come to nothing, while other servers serve \
+                     (does it listen, is the VIP on lo?): {figures}"
                 )
             }
             Alert::NotApplied {
@@ -890,6 +920,27 @@ mod tests {
             &snapshot([only_told("vip-reachability")]),
             &[
                 "warning web: Servers a, b may lose what clients send to the VIP, and are not depooled for it: connection refused",
+            ],
+        );
+    }
+
+    #[test]
+    fn who_takes_no_connection_up() {
+        let servers = ["a up pooled", "b up pooled", "c up pooled", "d up pooled"];
+        let web = edit(service("web", 0.5, &servers), |s| {
+            let servers = Arc::make_mut(&mut s.servers);
+            for (host, figures) in [
+                ("c", "46 connections in 1m 22s, 1.0 packets each"),
+                ("b", "50 connections in 1m 20s, 4.6 packets each"),
+            ] {
+                servers.get_mut(host).unwrap().stuck = Some(figures.into());
+            }
+        });
+        check(
+            &snapshot([web]),
+            &[
+                "warning web: Connections to b, c come to nothing, while other servers serve \
+                 (does it listen, is the VIP on lo?): 50 connections in 1m 20s, 4.6 packets each",
             ],
         );
     }

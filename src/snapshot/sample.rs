@@ -90,6 +90,7 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         floor: 0,
         condition: Condition::Healthy,
         counters: Counters::default(),
+        traffic: Arc::default(),
     };
     (name, Arc::new(service))
 }
@@ -138,6 +139,7 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
         pooled,
         draining: None,
         scaled: Vec::new(),
+        stuck: None,
     };
     (host, server)
 }

@@ -326,7 +326,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
 ];
 
-fn of(name: &ServiceName) -> (&'static str, &str) {
+pub(super) fn of(name: &ServiceName) -> (&'static str, &str) {
     ("service", name.as_str())
 }
 

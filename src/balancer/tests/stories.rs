@@ -964,3 +964,39 @@ fn sessions_troubles_and_a_refused_reload_are_shown() {
     assert!(story.snapshot.peers.is_empty(), "no longer a peer");
     story.check_vips("192.0.2.1: no BGP is configured");
 }
+
+#[test]
+fn a_server_that_takes_nothing_up_is_told_of_and_stays_pooled() {
+    let mut story = four_up();
+    let key = story.service("text").key();
+    let say = |story: &mut Story, why: Option<&str>| {
+        story.event(Event::Stuck {
+            service: key,
+            backend: "10.0.0.2:80".parse().unwrap(),
+            why: why.map(str::to_owned),
+        });
+    };
+    let stuck = |story: &Story| {
+        let servers = &story.service("text").servers;
+        let stuck = servers.iter().filter_map(|(host, server)| {
+            let why = server.stuck.as_ref()?;
+            Some(format!("{host}: {why}"))
+        });
+        stuck.collect::<Vec<_>>()
+    };
+    let before = story.service("text").clone();
+    say(&mut story, Some("10 connections"));
+    assert_eq!(stuck(&story), ["10.0.0.2: 10 connections"]);
+    let after = story.service("text").clone();
+    assert_eq!(before.destinations, after.destinations);
+    assert!(Arc::ptr_eq(&before.traffic, &after.traffic));
+    say(&mut story, None);
+    assert_eq!(stuck(&story), [""; 0]);
+
+    // On another port it is another destination.
+    say(&mut story, Some("10 connections"));
+    let mut moved = service("text", "192.0.2.1", 81);
+    moved.monitors = story.service("text").config.monitors.clone();
+    story.event(Event::Configured(Arc::new(config([moved]))));
+    assert_eq!(stuck(&story), [""; 0]);
+}
