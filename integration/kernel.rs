@@ -429,7 +429,7 @@ fn survives_the_module_being_unloaded() {
         lab.expect_applied(1).await;
         let right = table();
         let unload = "ipvsadm -C
-            for module in $(sed -n 's/^\\(ip_vs_[a-z]*\\) .*/\\1/p' /proc/modules); do busybox rmmod $module; done 2>/dev/null
+            for module in $(sed -n 's/^\\(ip_vs_[a-z_]*\\) .*/\\1/p' /proc/modules); do busybox rmmod $module; done 2>/dev/null
             busybox rmmod ip_vs 2>/dev/null";
         let unloaded = || {
             Command::new("sh")

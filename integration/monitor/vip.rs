@@ -779,3 +779,21 @@ async fn without(capability: &str) {
     };
     assert_eq!((check, verdict), (CheckId(100), down(&reason)));
 }
+
+/// A server that has the SYN and has not answered yet forgets it: by a reset behind the SYN, not of its own number.
+#[test]
+fn a_check_that_ends_before_the_answer_leaves_nothing_half_open() {
+    for monitor in both() {
+        let lab = Lab::new();
+        lab.bind(&lab.balancer);
+        let server = ByHand::start(&lab, |_, _| Vec::new());
+        lab.at_balancer(async || {
+            let verdict = first_verdict(SERVER[0], monitor.clone()).await;
+            assert_eq!(verdict, silent(VIP[0]));
+        });
+        let limit = Duration::from_secs(10);
+        let found = std::iter::from_fn(|| server.resets.recv_timeout(limit).ok());
+        let mut found = found.take(2);
+        assert!(found.any(|behind| behind == 1));
+    }
+}

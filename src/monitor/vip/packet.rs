@@ -128,6 +128,11 @@ impl<'a> Segment<'a> {
         })
     }
 
+    pub(in crate::monitor) fn sequence(&self) -> u32 {
+        let TcpSeqNumber(sequence) = self.tcp.seq_number;
+        sequence as u32
+    }
+
     /// To a SYN with this sequence number.
     pub(in crate::monitor) fn answer(&self, sequence: u32) -> Answer {
         let Some(TcpSeqNumber(acknowledged)) = self.tcp.ack_number else {

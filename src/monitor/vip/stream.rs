@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-use super::packet::MTU;
+use super::packet::{MTU, Segment};
 use super::{Hop, Port, Vip, Way, asked, filter, not_sent, refused, silent};
 use crate::check::Check;
 use crate::monitor::connect::{spare, words};
@@ -71,6 +71,8 @@ pub(in crate::monitor) struct Stream {
     sockets: SocketSet<'static>,
     socket: SocketHandle,
     began: Instant,
+    /// The sequence number of the SYN, once it was sent.
+    syn: Option<u32>,
     /// When something is due though nothing comes in: a retransmission, say.
     alarm: Pin<Box<Sleep>>,
 }
@@ -117,6 +119,7 @@ impl Stream {
             sockets,
             socket,
             began,
+            syn: None,
             alarm: Box::pin(sleep(std::time::Duration::ZERO)),
         })
     }
@@ -168,6 +171,9 @@ impl Stream {
         self.interface
             .poll(now, &mut self.device, &mut self.sockets);
         while let Some(packet) = self.device.goes_out.pop_front() {
+            if self.syn.is_none() {
+                self.syn = Segment::read(&packet).map(|segment| segment.sequence());
+            }
             self.port.send(&packet)?;
         }
         Ok(now)
@@ -227,9 +233,16 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        let opening = self.tcp().state() == tcp::State::SynSent;
         self.tcp().abort();
         // If even that can not be sent, what the server still sends is answered by a reset.
         let _ = self.step();
+        // A server that has answered, or is about to, forgets the connection by a reset behind the SYN alone: smoltcp's
+        // has the SYN's own number.
+        if let Some(sequence) = self.syn.filter(|_| opening) {
+            let reset = self.port.flow.reset(sequence.wrapping_add(1));
+            let _ = self.port.send(&reset);
+        }
     }
 }
 
