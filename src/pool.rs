@@ -581,7 +581,7 @@ fn tell(
     match drain {
         Drain::Begun(time) => {
             let why = member.why_not_wanted();
-            info!(%service, %host, why, ?time, "drains: no new connections");
+            info!(%service, %host, why, drain = ?time, "depooled");
         }
         Drain::Ended(why) => info!(%service, %host, why, "no longer drains"),
         Drain::Same => {}

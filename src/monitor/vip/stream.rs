@@ -237,8 +237,8 @@ impl Drop for Stream {
         self.tcp().abort();
         // If even that can not be sent, what the server still sends is answered by a reset.
         let _ = self.step();
-        // A server that has answered, or is about to, forgets the connection by a reset behind the SYN alone: smoltcp's
-        // has the SYN's own number.
+        // A server that has the SYN and is about to answer forgets it by a reset without an acknowledgment alone;
+        // smoltcp's has one, of a number that the server never sent.
         if let Some(sequence) = self.syn.filter(|_| opening) {
             let reset = self.port.flow.reset(sequence.wrapping_add(1));
             let _ = self.port.send(&reset);
