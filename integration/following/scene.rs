@@ -127,7 +127,7 @@ impl Scene {
         );
         for (number, service) in self.services.iter().enumerate() {
             text += &format!(
-                "[service.{service}]\naddress = \"192.0.2.{}\"\nport = 80\nprotocol = \"tcp\"\n\
+                "[service.{service}]\naddress = \"192.0.2.{}\"\nport = 80\nprotocol = \"tcp\"\ndrain-timeout = \"0s\"\n\
                  scheduler = \"wrr\"\nservers = \"etcd:dc1/text/{service}\"\n{}\n",
                 number + 1,
                 self.settings.service,
