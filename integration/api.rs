@@ -138,7 +138,7 @@ fn busy(snapshot: Snapshot) -> Snapshot {
             counts: Counts::default(),
             servers: (1..=20).map(server).collect(),
         };
-        service.traffic.note(sample::now(), reading);
+        service.traffic.note(sample::now(), Arc::new(reading));
     }
     snapshot
 }

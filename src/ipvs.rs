@@ -174,7 +174,6 @@ impl Sink {
         self.remember(false).await?;
 
         let mut held = self.table.change(key, &[]).await?.held;
-        self.measure(key, held.as_ref()).await?;
         let mut todo = changes(&wanted, held.as_ref());
         if settled && !todo.is_empty() {
             // A dump is not a consistent view: what seems to have changed by itself is looked at twice.
@@ -182,6 +181,7 @@ impl Sink {
             todo = changes(&wanted, held.as_ref());
         }
         if settled && !failed && todo.is_empty() {
+            self.measure(key, held.as_ref()).await?;
             return self.look_for_drained(key, held.as_ref()).await;
         }
         let family = key.family();
@@ -191,9 +191,15 @@ impl Sink {
             warn!(service = %key, mending, "someone else changed a service in IPVS");
         }
         match self.apply(key, &wanted, &mut held, todo).await? {
-            None => self.report_success(key, wanted.destinations, repair).await,
-            Some(fault) => self.report_failure(key, fault, held.as_ref()).await,
+            None => {
+                let destinations = wanted.destinations;
+                self.report_success(key, destinations, repair).await?;
+            }
+            Some(fault) => self.report_failure(key, fault, held.as_ref()).await?,
         }
+        // A change waits for no figures.
+        self.measure(key, held.as_ref()).await?;
+        Ok(())
     }
 
     async fn look_for_drained(
@@ -244,8 +250,8 @@ impl Sink {
             if todo.is_empty() {
                 return Ok(None);
             }
-            let changes_now = words::line(key.family(), held.as_ref(), &todo);
-            debug!(service = %key, changes = changes_now, "changing IPVS");
+            // Only put in words if somebody wants to read them.
+            debug!(service = %key, changes = words::line(key.family(), held.as_ref(), &todo), "changing IPVS");
             let outcome = self.table.change(key, &todo).await?;
             *held = outcome.held;
             todo = changes(wanted, held.as_ref());

@@ -482,7 +482,7 @@ mod tests {
                 servers: servers.into(),
                 ..Reading::default()
             };
-            s.traffic.note(now, reading);
+            s.traffic.note(now, Arc::new(reading));
         });
         let nothing = "persistent 0; in all 0 connections, in 0 packets of 0 bytes; \
                        a second 0 connections, in 0 packets of 0 bytes";

@@ -380,11 +380,11 @@ mod tests {
                 ..Counts::default()
             },
         };
-        let reading = Reading {
+        let reading = Arc::new(Reading {
             counts: carried.counts,
             servers: [("10.0.0.1:80".parse().unwrap(), carried)].into(),
-        };
-        web.1.traffic.note(now, reading.clone());
+        });
+        web.1.traffic.note(now, Arc::clone(&reading));
         let old = sample::edit(sample::service("old", 0.5, &["a up pooled"]), |service| {
             service.source = Source::Saved {
                 age: Duration::from_secs(60),

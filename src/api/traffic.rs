@@ -179,7 +179,7 @@ mod tests {
                     counts: counts(9),
                     servers: [(at(1), server(3)), (at(2), server(4))].into(),
                 };
-                web.traffic.note(now, reading);
+                web.traffic.note(now, Arc::new(reading));
             },
         );
         let of =

@@ -55,7 +55,6 @@ mod tests {
     use super::super::table::{Backend, Encapsulation, ONE_PACKET};
     use super::*;
     use crate::service::{Protocol, VirtualService, Weight};
-    use crate::snapshot::traffic::Reading;
 
     fn key(last: u8) -> VirtualService {
         VirtualService::Address {
@@ -136,7 +135,7 @@ mod tests {
                 |(settings, destinations)| Held {
                     settings,
                     destinations: destinations.into_iter().collect(),
-                    traffic: Reading::default(),
+                    traffic: Arc::default(),
                 },
             ),
         )
@@ -151,7 +150,7 @@ mod tests {
         Held {
             settings: wanted.settings.clone(),
             destinations,
-            traffic: Reading::default(),
+            traffic: Arc::default(),
         }
     }
 
@@ -219,7 +218,7 @@ mod tests {
                 (server(1), Destination::direct(10)),
                 (server(3), Destination::direct(10)),
             ]),
-            traffic: Reading::default(),
+            traffic: Arc::default(),
         };
         assert_eq!(
             changes(&wanted, Some(&held)),

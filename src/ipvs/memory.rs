@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::table::{Change, Held, Listed, Outcome, Refusal};
 use crate::service::VirtualService;
+#[cfg(test)]
 use crate::snapshot::traffic::Reading;
 
 /// Clones share one table, so that someone else can change it, as ipvsadm(8) can change the kernel's.
@@ -36,7 +37,7 @@ impl Memory {
     pub(super) fn carry(&self, key: VirtualService, traffic: Reading) {
         let mut services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = services.get_mut(&key) {
-            held.traffic = traffic;
+            held.traffic = Arc::new(traffic);
         }
     }
 
@@ -61,7 +62,7 @@ fn apply(
             Held {
                 settings: settings.clone(),
                 destinations: BTreeMap::new(),
-                traffic: Reading::default(),
+                traffic: Arc::default(),
             },
         );
         return Ok(());

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_GENERIC;
@@ -159,7 +160,7 @@ impl Kernel {
             held: settings.map(|settings| Held {
                 settings,
                 destinations,
-                traffic,
+                traffic: Arc::new(traffic),
             }),
         })
     }

@@ -307,6 +307,7 @@ fn since(from: &Counts, to: &Counts) -> Option<Counts> {
 mod tests {
     use std::collections::BTreeSet;
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
 
@@ -474,16 +475,18 @@ mod tests {
             let mut held = Held {
                 settings: Settings::new(Family::Ipv4, &Scheduler::Wlc.into()),
                 destinations: BTreeMap::new(),
-                traffic: Reading::default(),
+                traffic: Arc::default(),
             };
+            let mut reading = Reading::default();
             for (n, server) in self.servers.iter().enumerate() {
                 let mut to = Destination::direct(server.weight);
                 if server.masqueraded {
                     to.forward = MASQUERADING;
                 }
                 held.destinations.insert(backend(n), to);
-                held.traffic.servers.insert(backend(n), server.traffic);
+                reading.servers.insert(backend(n), server.traffic);
             }
+            held.traffic = Arc::new(reading);
             let now = self.start + Duration::from_secs(self.now);
             for (backend, why) in self.watch.look(now, &held) {
                 let n = usize::from(backend.port() - 1000);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -187,7 +188,7 @@ pub(super) struct Held {
     pub(super) settings: Settings,
     pub(super) destinations: BTreeMap<Backend, Destination>,
     /// How busy it and each of them was.
-    pub(super) traffic: Reading,
+    pub(super) traffic: Arc<Reading>,
 }
 
 /// One change of one service.

@@ -14,9 +14,9 @@ const FRESH: Duration = Duration::from_secs(10);
 pub struct Traffic(Mutex<Option<(Instant, Arc<Reading>)>>);
 
 impl Traffic {
-    pub fn note(&self, at: Instant, reading: Reading) {
+    pub fn note(&self, at: Instant, reading: Arc<Reading>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((at, Arc::new(reading)));
+        *last = Some((at, reading));
     }
 
     /// The last one; `None`: there is none, or it is too old.
@@ -75,7 +75,7 @@ mod tests {
         let traffic = Traffic::default();
         let now = sample::now();
         assert_eq!(traffic.reading(now), None);
-        traffic.note(now, Reading::default());
+        traffic.note(now, Arc::default());
         let after = |seconds| traffic.reading(now + Duration::from_secs(seconds));
         assert_eq!(after(10).as_deref(), Some(&Reading::default()));
         assert_eq!(after(11), None);
