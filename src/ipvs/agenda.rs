@@ -277,6 +277,10 @@ impl Agenda {
         target.config = service.config.clone();
         target.destinations = service.destinations.clone();
         target.draining = service.draining.clone();
+        // A drain that begins anew counts no look of an earlier one.
+        target
+            .idle
+            .retain(|backend| service.draining.contains(backend));
         if !Arc::ptr_eq(&target.traffic, &service.traffic) {
             // The core begins anew with it.
             target.traffic = service.traffic.clone();
