@@ -135,8 +135,7 @@ impl Pool {
         };
         let moved = at(&self.config) != at(&config);
         for (host, member) in &mut self.members {
-            let at = |config: &config::Service| member.address.map(|at| config.backend(host, at));
-            if at(&self.config) != at(&config) {
+            if member.backend(host, &self.config) != member.backend(host, &config) {
                 // That was said of another destination.
                 member.stuck = None;
             }
@@ -198,10 +197,7 @@ impl Pool {
         for (backend, destination) in &destinations {
             let weight = destination.weight;
             let same = |(host, member): &(&Host, &mut Member)| {
-                let at = member
-                    .address
-                    .map(|address| self.config.backend(host, address));
-                at == Some(*backend)
+                member.backend(host, &self.config) == Some(*backend)
             };
             if let Some((_, member)) = self.members.iter_mut().find(same) {
                 member.adopt(weight, self.config.comeback.start);
@@ -266,8 +262,7 @@ impl Pool {
     /// Which server takes no connections up. No reason to depool it: its checks decide.
     pub(crate) fn stuck(&mut self, backend: SocketAddr, why: Option<&str>) {
         for (host, member) in &mut self.members {
-            let at = member.address;
-            if at.is_some_and(|address| self.config.backend(host, address) == backend) {
+            if member.backend(host, &self.config) == Some(backend) {
                 member.stuck = why.map(Arc::from);
             }
         }
@@ -449,7 +444,8 @@ impl Pool {
     fn wanted(&self) -> Destinations {
         let mut wanted = Destinations::new();
         for (host, member) in &self.members {
-            let Some(address) = member.address.filter(|_| member.in_ipvs()) else {
+            let backend = member.backend(host, &self.config);
+            let Some(backend) = backend.filter(|_| member.in_ipvs()) else {
                 continue;
             };
             let weight = match member.draining {
@@ -461,17 +457,17 @@ impl Pool {
                 delivery: self.config.delivery(host),
             };
             // Two names of one address: the one that gets connections counts.
-            let of_both = wanted
-                .entry(self.config.backend(host, address))
-                .or_insert(new);
+            let of_both = wanted.entry(backend).or_insert(new);
             if new.weight > of_both.weight {
                 *of_both = new;
             }
         }
         if let Some(sorry) = self.config.sorry.filter(|_| !serves(&wanted)) {
-            let weight = Weight::new(1).unwrap_or(Weight::DEFAULT);
-            let delivery = self.config.delivery;
-            wanted.insert(sorry, Destination { weight, delivery });
+            let sorry_server = Destination {
+                weight: Weight::ONE,
+                delivery: self.config.delivery,
+            };
+            wanted.insert(sorry, sorry_server);
         }
         wanted
     }

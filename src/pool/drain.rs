@@ -26,9 +26,7 @@ impl Pool {
     pub(crate) fn drained(&mut self, backends: &BTreeSet<SocketAddr>) {
         let service = &self.config.name;
         for (host, member) in &mut self.members {
-            let at = member
-                .address
-                .map(|address| self.config.backend(host, address));
+            let at = member.backend(host, &self.config);
             if at.is_some_and(|at| backends.contains(&at)) && member.draining.take().is_some() {
                 info!(%service, %host, "drained: no connection is left");
             }
@@ -39,7 +37,7 @@ impl Pool {
     pub(super) fn draining(&self) -> BTreeSet<SocketAddr> {
         let draining = self.members.iter().filter(|(_, m)| m.draining.is_some());
         draining
-            .filter_map(|(host, member)| Some(self.config.backend(host, member.address?)))
+            .filter_map(|(host, member)| member.backend(host, &self.config))
             .collect()
     }
 }

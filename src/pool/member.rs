@@ -164,6 +164,11 @@ impl Member {
         self.address.is_some()
     }
 
+    /// Where IPVS sends its connections; `None` until there is an address.
+    pub(super) fn backend(&self, host: &Host, service: &config::Service) -> Option<SocketAddr> {
+        Some(service.backend(host, self.address?))
+    }
+
     pub(super) fn up(&self) -> bool {
         self.health() == Health::Up
     }
@@ -320,8 +325,9 @@ impl Member {
         service: &config::Service,
         ids: &mut CheckIds,
     ) {
-        let Some(address) = self.address else { return };
-        let backend = service.backend(host, address);
+        let Some(backend) = self.backend(host, service) else {
+            return;
+        };
         for run in &mut self.runs {
             run.check.get_or_insert_with(|| {
                 let port = run.monitor.port.unwrap_or(backend.port());
@@ -330,7 +336,7 @@ impl Member {
                     key: service.key,
                     vip: service.address,
                     host: host.clone(),
-                    target: SocketAddr::new(address, port),
+                    target: SocketAddr::new(backend.ip(), port),
                     monitor: run.monitor.clone(),
                     figures: run.figures.clone(),
                 };

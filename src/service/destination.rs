@@ -15,6 +15,8 @@ impl Weight {
     pub const MAX: u32 = 2_147_483_646;
     /// No new connections.
     pub const ZERO: Weight = Weight(0);
+    /// The least that gets connections.
+    pub const ONE: Weight = Weight(1);
     /// What PyBal takes if the list names none.
     pub const DEFAULT: Weight = Weight(10);
 

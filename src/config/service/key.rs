@@ -40,7 +40,7 @@ pub(super) fn key(table: &Table<'_>) -> Known {
 }
 
 fn with_address(table: &Table<'_>, address: Option<IpAddr>) -> Known {
-    let port = table.required("port", "port = 80, say", |node| all_ports(table, node));
+    let port = table.required("port", "port = 80, say", |node| port(table, node));
     let protocol = table.required("protocol", "protocol = \"tcp\" or \"udp\"", |node| {
         node.choice("protocol", Protocol::ALL)
     });
@@ -60,7 +60,7 @@ fn with_address(table: &Table<'_>, address: Option<IpAddr>) -> Known {
 
 /// 0: all ports. Without persistence the connections of one client would go to several servers, and the kernel takes
 /// it without a word.
-fn all_ports(table: &Table<'_>, node: &Node<'_>) -> Option<u16> {
+fn port(table: &Table<'_>, node: &Node<'_>) -> Option<u16> {
     if node.number() != Some(0.0) {
         return value::port(node);
     }
