@@ -23,6 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+/// Where the configuration is, if nothing else is said.
+const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
+
 /// Exit codes, by the names of sysexits.h.
 pub mod exit {
     /// The one who was asked said no.
@@ -89,7 +92,7 @@ struct ConfigFile {
         short,
         long,
         value_name = "FILE",
-        default_value = "/etc/plimsoll/plimsoll.toml"
+        default_value = CONFIG
     )]
     config: PathBuf,
 }

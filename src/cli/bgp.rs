@@ -9,12 +9,11 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::ask::{self, Answer, Ask, AskError};
-use super::exit;
 use super::say::Say;
+use super::{CONFIG, exit};
 use crate::chain::chain;
 use crate::config::{Config, Mistakes};
 
-const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
 const SOCKET: &str = "/run/plimsoll/control.sock";
 
 /// The sessions with the routers: who they are and what each has been told, and orders to them.

@@ -10,15 +10,13 @@ use std::str::FromStr;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::exit;
 use super::say::Say;
+use super::{CONFIG, exit};
 use crate::chain::chain;
 use crate::config::{Config, Mistakes};
 use crate::ipvs::connections::{self, Connection, Target, Unreadable};
 use crate::service::Protocol;
 use crate::table::clean;
-
-const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
 
 /// The connections that the kernel balances, and which server has each.
 ///

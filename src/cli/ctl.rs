@@ -45,8 +45,8 @@ use selector::{Names, Selector};
 use store::Store;
 use wait::Awaited;
 
-use super::etcd;
 use super::say::Say;
+use super::{CONFIG, etcd};
 use crate::chain::chain;
 
 /// etcd's shortest lease is about this long.
@@ -97,7 +97,7 @@ struct Options {
         long,
         global = true,
         value_name = "FILE",
-        default_value = "/etc/plimsoll/plimsoll.toml"
+        default_value = CONFIG
     )]
     config: PathBuf,
     /// What kind of objects: `node` is the only one.

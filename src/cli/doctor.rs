@@ -6,12 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::exit;
 use super::say::Say;
+use super::{CONFIG, exit};
 use crate::config::{Config, Mistakes};
 use crate::doctor::{self, Asked, Host, Report, Role};
-
-const CONFIG: &str = "/etc/plimsoll/plimsoll.toml";
 
 /// What silently breaks a balancer or a real server, why it matters, and the command that mends it.
 ///
