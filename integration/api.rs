@@ -6,6 +6,8 @@
 mod bgp;
 #[path = "api/control.rs"]
 mod control;
+#[path = "api/events.rs"]
+mod events;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]
 mod sample;
@@ -14,10 +16,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plimsoll::api::{self, Limits};
+use plimsoll::history::History;
 use plimsoll::snapshot::Snapshot;
 use plimsoll::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use plimsoll::{config, routing, service, snapshot};
@@ -37,11 +40,16 @@ struct Api {
 
 impl Api {
     async fn start(limits: Limits, snapshot: Snapshot) -> Api {
+        let history = History::new(SystemTime::UNIX_EPOCH);
+        Api::with_history(limits, snapshot, history).await
+    }
+
+    async fn with_history(limits: Limits, snapshot: Snapshot, history: History) -> Api {
         let listeners = api::bind(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
         let address = listeners[0].local_addr().unwrap();
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let mut task = JoinSet::new();
-        task.spawn(api::run_within(limits, listeners, receiver));
+        task.spawn(api::run_within(limits, listeners, history, receiver));
         Api {
             address,
             snapshots,
@@ -676,6 +684,7 @@ async fn listening() {
     let mut task = JoinSet::new();
     task.spawn(api::run(
         both.into_iter().chain(all).chain(four).collect(),
+        History::new(SystemTime::UNIX_EPOCH),
         receiver,
     ));
     for address in addresses.into_iter().chain([

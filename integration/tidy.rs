@@ -10,7 +10,7 @@ const WORDS: &[&str] = &[
 ];
 const DECISIONS: &[&str] = &["pool", "balancer"];
 const TOOLS: &[&str] = &[
-    "backoff", "chain", "etcd", "rtnl", "state", "sysctl", "table",
+    "backoff", "chain", "etcd", "history", "rtnl", "state", "sysctl", "table",
 ];
 const EDGES: &[&str] = &[
     "source",

@@ -18,6 +18,7 @@ mod checks;
 mod connections;
 pub mod control;
 mod detail;
+mod events;
 mod json;
 mod metrics;
 mod order;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::history::History;
 use crate::snapshot::Snapshot;
 
 use connections::{Connections, Door, Stream};
@@ -67,7 +69,7 @@ impl Default for Limits {
         Limits {
             head: Duration::from_secs(5),
             stalled: Duration::from_secs(10),
-            connections: 256,
+            connections: 1024,
             buffer: 16 << 10,
         }
     }
@@ -148,17 +150,23 @@ fn no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
 }
 
 /// Answers on all listeners, for ever.
-pub async fn run(listeners: Vec<TcpListener>, snapshots: watch::Receiver<Arc<Snapshot>>) {
-    run_within(Limits::default(), listeners, snapshots).await;
+pub async fn run(
+    listeners: Vec<TcpListener>,
+    history: History,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) {
+    run_within(Limits::default(), listeners, history, snapshots).await;
 }
 
 /// [`run`] with other limits.
 pub async fn run_within(
     limits: Limits,
     listeners: Vec<TcpListener>,
+    history: History,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     let door = Door {
+        history,
         snapshots,
         orders: None,
     };

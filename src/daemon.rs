@@ -22,6 +22,7 @@ use crate::balancer::Balancer;
 use crate::cli::exit;
 use crate::config::{Config, Mistakes};
 use crate::event::Event;
+use crate::history::History;
 use crate::routing::session::SessionState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::{address, api, bgp, control, fleet, ipvs, monitor, resolver, source};
@@ -86,7 +87,8 @@ impl Ended {
 
 /// Runs until SIGTERM or SIGINT, and stops in order: withdraw, say farewell to the peers and to etcd, end. What IPVS
 /// and `lo` hold stays, so that open connections go on and a new start finds it.
-pub async fn run(options: Options) -> Result<(), Ended> {
+/// `history`: what is logged.
+pub async fn run(options: Options, history: History) -> Result<(), Ended> {
     let config = Arc::new(Config::read(&options.config).map_err(Ended::Config)?);
     let mut signals = Signals::new().map_err(Ended::Signals)?;
     let state = &config.daemon.state_directory;
@@ -102,7 +104,7 @@ pub async fn run(options: Options) -> Result<(), Ended> {
     warn_of_mode(options.mode);
     raise_file_limit();
     lock_memory();
-    let mut daemon = Daemon::start(&options, config, table, listeners);
+    let mut daemon = Daemon::start(&options, config, table, listeners, history);
     let mut reload = Reload::new(options.config);
     loop {
         tokio::select! {
@@ -140,6 +142,7 @@ impl Daemon {
         config: Arc<Config>,
         table: ipvs::Table,
         listeners: Vec<TcpListener>,
+        history: History,
     ) -> Daemon {
         let now = Instant::now().into_std();
         let mut balancer = Balancer::new(options.mode, config.clone(), now);
@@ -173,12 +176,15 @@ impl Daemon {
             "monitor",
             Box::pin(monitor::run(checks.handles(), seen(), tell())),
         );
-        start("api", Box::pin(api::run(listeners, seen())));
+        start(
+            "api",
+            Box::pin(api::run(listeners, history.clone(), seen())),
+        );
         if options.mode != Mode::DryRun {
             if let Some(path) = config.api.control.clone() {
                 start(
                     "control socket",
-                    Box::pin(api::control::run(path, seen(), tell())),
+                    Box::pin(api::control::run(path, history, seen(), tell())),
                 );
             }
             start("address", Box::pin(address::run(seen(), tell())));

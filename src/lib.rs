@@ -37,6 +37,7 @@ mod pool;
 pub mod backoff;
 pub mod chain;
 pub mod etcd;
+pub mod history;
 pub mod rtnl;
 pub mod state;
 pub mod sysctl;

@@ -5,10 +5,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use plimsoll::api::{Limits, control};
 use plimsoll::event::{Event, PeerOrder};
+use plimsoll::history::History;
 use plimsoll::routing::session::SessionState;
 use plimsoll::snapshot::Snapshot;
 use tempfile::TempDir;
@@ -40,7 +41,14 @@ impl Control {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let (sender, events) = mpsc::channel(8);
         let mut task = JoinSet::new();
-        task.spawn(control::run_within(limits, path.clone(), receiver, sender));
+        let history = History::new(SystemTime::UNIX_EPOCH);
+        task.spawn(control::run_within(
+            limits,
+            path.clone(),
+            history,
+            receiver,
+            sender,
+        ));
         Control {
             path,
             snapshots,

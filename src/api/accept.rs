@@ -12,19 +12,36 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) fn wanted(headers: &HeaderMap) -> Form {
-        let values = headers
-            .get_all(ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let ranges = values
-            .flat_map(|value| value.split(','))
-            .filter_map(Range::parse);
-        let ranges: Vec<Range<'_>> = ranges.collect();
+        let ranges = Range::all(headers);
         let json = quality(&ranges, "application", "json");
         if json > quality(&ranges, "text", "plain") {
             Form::Json
         } else {
             Form::Text
+        }
+    }
+}
+
+/// In which form events are given; JSON to whoever does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Json,
+    EventStream,
+    Neither,
+}
+
+impl Taken {
+    pub(super) fn of(headers: &HeaderMap) -> Taken {
+        if !headers.contains_key(ACCEPT) {
+            return Taken::Json;
+        }
+        let ranges = Range::all(headers);
+        let json = quality(&ranges, "application", "json");
+        let stream = quality(&ranges, "text", "event-stream");
+        match (json, stream) {
+            (0, 0) => Taken::Neither,
+            _ if stream > json => Taken::EventStream,
+            _ => Taken::Json,
         }
     }
 }
@@ -37,6 +54,15 @@ struct Range<'a> {
 }
 
 impl Range<'_> {
+    fn all(headers: &HeaderMap) -> Vec<Range<'_>> {
+        let values = headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let ranges = values.flat_map(|value| value.split(','));
+        ranges.filter_map(Range::parse).collect()
+    }
+
     fn parse(text: &str) -> Option<Range<'_>> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -121,6 +147,28 @@ mod tests {
                 headers.append(ACCEPT, value.parse().unwrap());
             }
             assert_eq!(Form::wanted(&headers), expected, "{accept:?}");
+        }
+    }
+    #[test]
+    fn events() {
+        for (accept, expected) in [
+            (None, Taken::Json),
+            (Some("*/*"), Taken::Json),
+            (Some("application/json"), Taken::Json),
+            (Some("text/event-stream"), Taken::EventStream),
+            (Some("text/event-stream, */*;q=0.1"), Taken::EventStream),
+            (
+                Some("text/event-stream;q=0.1, application/json"),
+                Taken::Json,
+            ),
+            (Some("text/html"), Taken::Neither),
+            (Some("text/event-stream;q=0"), Taken::Neither),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(Taken::of(&headers), expected, "{accept:?}");
         }
     }
 }

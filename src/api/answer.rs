@@ -86,7 +86,11 @@ pub(super) fn worded(
     )
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: Answer) -> Response<Answer> {
+pub(super) fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Answer,
+) -> Response<Answer> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response

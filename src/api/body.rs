@@ -1,5 +1,6 @@
 //! An answer's body: one short text, or the metrics page by page, each page made when the one before
-//! it has gone out. So a client that does not read costs one page, however many servers there are.
+//! it has gone out. So a client that does not read costs one page, however many servers there are. Or events, as long
+//! as the client stays.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,10 +11,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::events::Live;
 use super::metrics::Pages;
 
 pub(super) enum Content {
     Text(Bytes),
+    Events(Live),
     /// `pause`: a page has just been made.
     Metrics {
         pages: Pages,
@@ -50,6 +53,11 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let bytes = match &mut self.content {
             Content::Text(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
+            Content::Events(live) => {
+                return live
+                    .poll_frame(cx)
+                    .map(|bytes| Some(Ok(Frame::data(bytes))));
+            }
             // Hyper asks for many frames in a row; a page is work, so the task yields after each.
             Content::Metrics {
                 pause: pause @ true,
@@ -70,14 +78,14 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Text(text) => text.is_empty(),
-            Content::Metrics { .. } => false,
+            Content::Events(_) | Content::Metrics { .. } => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Content::Metrics { .. } => SizeHint::default(),
+            Content::Events(_) | Content::Metrics { .. } => SizeHint::default(),
         }
     }
 }

@@ -17,10 +17,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error};
 
 use crate::event::Event;
+use crate::history::History;
 use crate::snapshot::Snapshot;
 
 use super::answer::answer;
 use super::body::Answer;
+use super::events::Asked;
 use super::order::Order;
 use super::patience::Patient;
 use super::{Limits, Now};
@@ -38,6 +40,8 @@ pub(super) struct Connections {
 /// What those who come in get: what the newest snapshot says, and at one door also a hearing for orders.
 #[derive(Clone)]
 pub(super) struct Door {
+    /// What happened before it.
+    pub(super) history: History,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// `None`: it takes none.
     pub(super) orders: Option<mpsc::Sender<Event>>,
@@ -134,6 +138,9 @@ impl Door {
     ) -> Response<Answer> {
         // It is at work until the answer's body is gone.
         busy.store(true, Ordering::Relaxed);
+        if let Some(asked) = Asked::of(&request) {
+            return asked.answer(&self.history, busy);
+        }
         let order = self.orders.as_ref().zip(Order::of(&request));
         match order {
             Some((events, order)) => {

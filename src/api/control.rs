@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::chain::chain;
 use crate::event::Event;
+use crate::history::History;
 use crate::snapshot::Snapshot;
 
 use super::connections::Door;
@@ -34,20 +35,23 @@ const BACKLOG: i32 = 128;
 /// again: a host that tidies up in /run must not cost the operator his orders.
 pub async fn run(
     path: PathBuf,
+    history: History,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: mpsc::Sender<Event>,
 ) {
-    run_within(Limits::default(), path, snapshots, events).await;
+    run_within(Limits::default(), path, history, snapshots, events).await;
 }
 
 /// [`run`] with other limits.
 pub async fn run_within(
     limits: Limits,
     path: PathBuf,
+    history: History,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: mpsc::Sender<Event>,
 ) {
     let door = Door {
+        history,
         snapshots,
         orders: Some(events.clone()),
     };

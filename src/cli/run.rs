@@ -38,7 +38,7 @@ impl Run {
         reason = "there is no log yet when that cannot start"
     )]
     pub(super) fn main(self) -> ExitCode {
-        let _log = match log::start() {
+        let log = match log::start() {
             Ok(log) => log,
             Err(cause) => {
                 eprintln!("cannot start the thread that logs: {cause}");
@@ -64,7 +64,7 @@ impl Run {
                 return ExitCode::from(super::exit::OS_ERROR);
             }
         };
-        let ended = runtime.block_on(daemon::run(options));
+        let ended = runtime.block_on(daemon::run(options, log.history.clone()));
         // Checks that are in the middle of a connection end it. Look-ups and file reads that hang on their own threads
         // are not waited for.
         runtime.shutdown_timeout(LAST_TASKS);

@@ -39,7 +39,7 @@ impl Queue {
     pub(super) fn start(
         mut to: impl Write + Send + 'static,
         room: usize,
-        lost: fn(u64) -> String,
+        lost: impl Fn(u64) -> String + Send + 'static,
     ) -> io::Result<Queue> {
         let queue = Queue(Arc::new(Shared {
             room,
@@ -71,6 +71,12 @@ impl Queue {
         waiting.bytes += line.len();
         waiting.lines.push_back(line.to_vec());
         self.0.changed.notify_all();
+    }
+
+    /// For tracing, which asks for a writer for each line.
+    pub(super) fn writer(&self) -> impl Fn() -> Queue + Send + Sync + use<> {
+        let queue = self.clone();
+        move || queue.clone()
     }
 
     /// Until all that waits is written, but no longer than this.
