@@ -171,6 +171,7 @@ impl Sink {
             return Ok(());
         };
         let (settled, failed) = (target.settled(&wanted), target.is_failed());
+        let name = target.name().clone();
         self.remember(false).await?;
 
         let mut held = self.table.change(key, &[]).await?.held;
@@ -188,7 +189,7 @@ impl Sink {
         let repair =
             (settled && !todo.is_empty()).then(|| words::line(family, held.as_ref(), &todo));
         if let Some(mending) = &repair {
-            warn!(service = %key, mending, "someone else changed a service in IPVS");
+            warn!(service = %name, %key, mending, "someone else changed a service in IPVS");
         }
         match self.apply(key, &wanted, &mut held, todo).await? {
             None => {
@@ -222,11 +223,13 @@ impl Sink {
         let Some((target, held)) = self.agenda.target(&key).zip(held) else {
             return Ok(());
         };
-        let now = Instant::now();
-        for (backend, why) in target.look(now, held) {
+        let name = target.name().clone();
+        for (backend, why) in target.look(Instant::now(), held) {
             match &why {
-                Some(why) => warn!(service = %key, %backend, why, "connections come to nothing"),
-                None => info!(service = %key, %backend, "connections are taken up again"),
+                Some(why) => {
+                    warn!(service = %name, %key, %backend, why, "connections come to nothing")
+                }
+                None => info!(service = %name, %key, %backend, "connections are taken up again"),
             }
             self.say(Event::Stuck {
                 service: key,
@@ -251,7 +254,7 @@ impl Sink {
                 return Ok(None);
             }
             // Only put in words if somebody wants to read them.
-            debug!(service = %key, changes = words::line(key.family(), held.as_ref(), &todo), "changing IPVS");
+            debug!(%key, changes = words::line(key.family(), held.as_ref(), &todo), "changing IPVS");
             let outcome = self.table.change(key, &todo).await?;
             *held = outcome.held;
             todo = changes(wanted, held.as_ref());
@@ -275,7 +278,7 @@ impl Sink {
     ) -> Result<(), Undone> {
         if let Some(target) = self.agenda.target(&key) {
             if target.is_failed() {
-                info!(service = %key, "IPVS holds the service as wanted again");
+                info!(service = %target.name(), %key, "IPVS holds the service as wanted again");
             }
             target.succeeded(destinations.clone());
         }
@@ -304,7 +307,7 @@ impl Sink {
         };
         target.unsettle(holds);
         if target.failed(&fault, holds) {
-            warn!(service = %key, fault, holds, "IPVS does not hold the service as wanted");
+            warn!(service = %target.name(), %key, fault, holds, "IPVS does not hold the service as wanted");
             self.say(Event::NotApplied {
                 service: key,
                 fault,
@@ -321,10 +324,11 @@ impl Sink {
         for &key in &keys {
             match self.table.change(key, &[]).await {
                 Ok(outcome) => {
-                    if outcome.held.is_some() && !self.owned.keys().contains(&key) {
-                        info!(service = %key, "adopting a service that someone else put into IPVS");
-                    }
+                    let foreign = outcome.held.is_some() && !self.owned.keys().contains(&key);
                     if let Some(target) = self.agenda.target(&key) {
+                        if foreign {
+                            info!(service = %target.name(), %key, "adopting a service that someone else put into IPVS");
+                        }
                         target.holds = holds(outcome.held.as_ref());
                     }
                     found.insert(key, destinations(outcome.held.as_ref()));
@@ -349,11 +353,11 @@ impl Sink {
                 self.agenda.postpone(key, Instant::now());
             })?;
         if outcome.held.is_some() {
-            warn!(service = %key, fault = fault(&outcome.refusals), "cannot remove a service from IPVS");
+            warn!(%key, fault = fault(&outcome.refusals), "cannot remove a service from IPVS");
             self.agenda.postpone(key, Instant::now());
             return Ok(());
         }
-        info!(service = %key, "removed from IPVS");
+        info!(%key, "removed from IPVS");
         self.owned.forget(&key);
         Ok(())
     }
@@ -367,7 +371,7 @@ impl Sink {
             Listed::Other(_) => true,
         });
         for listed in foreign.difference(&self.foreign) {
-            info!(service = %listed, "IPVS has a service that is not ours; it is left alone");
+            info!(key = %listed, "IPVS has a service that is not ours; it is left alone");
         }
         self.foreign = foreign;
         Ok(())

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -11,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::lab::{Daemon, Lab, SOON, Service, bgp, failed, route};
 
+use crate::netns::until;
 use crate::router::Router;
 use crate::server::Server;
 
@@ -119,6 +121,58 @@ fn no_standard_error_at_all() {
     router.expect(&[route("192.0.2.1/32", 0)]);
     flap(&lab, &mut servers[0]);
     daemon.stop(SOON);
+}
+
+/// A journald of this test's own, below which standard error is what systemd makes it.
+const UNDER_SYSTEMD: &str = r#"
+set -eu
+mount -t tmpfs none /run/systemd
+mount --bind "$1" /run/log
+mkdir /run/systemd/journal
+/lib/systemd/systemd-journald &
+until systemd-cat true 2>/dev/null; do sleep 0.05; done
+shift
+systemd-cat sh -c 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$@"' sh "$@"
+"#;
+
+#[test]
+fn under_systemd_each_field_is_one_of_journalds() {
+    let (lab, mut servers, router) = lab();
+    let journal = lab.file("journal");
+    fs::create_dir_all(journal.join("journal")).unwrap();
+    // Journald does not run in a network namespace of ip(8)'s: its /sys has no control groups.
+    let plimsoll = lab.plimsoll("run --ipvs memory");
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    shell.args(["sh", "-c", UNDER_SYSTEMD, "sh"]).arg(&journal);
+    shell.arg(plimsoll.get_program()).args(plimsoll.get_args());
+    let daemon = Daemon::spawn(&mut shell, lab.file("no-log"));
+    router.expect(&[route("192.0.2.1/32", 0)]);
+    servers[0].die();
+    let entry = |fields: &[&str]| {
+        let mut journalctl = Command::new("journalctl");
+        journalctl.arg("--directory").arg(journal.join("journal"));
+        journalctl
+            .args(["--output=json", "--no-pager"])
+            .args(fields);
+        let said = journalctl.output().unwrap();
+        let text = String::from_utf8(said.stdout).unwrap();
+        Some(serde_json::from_str::<serde_json::Value>(text.lines().next()?).unwrap())
+    };
+    let depooled = until(SOON, "the journal has it", || {
+        entry(&["PLIMSOLL_EVENT=depooled", "PLIMSOLL_HOST=127.0.1.1"])
+    });
+    assert_eq!(depooled["PLIMSOLL_SERVICE"], "web");
+    assert_eq!(depooled["SYSLOG_IDENTIFIER"], "plimsoll");
+    assert_eq!(depooled["PRIORITY"], "6");
+    let message = depooled["MESSAGE"].as_str().unwrap();
+    assert!(message.starts_with("depooled service=web host=127.0.1.1 why="));
+    // The API has the same.
+    lab.until_json(
+        "/api/v1/events?host=127.0.1.1",
+        r#""event":"depooled","service":"web""#,
+    );
+    drop(daemon);
 }
 
 /// One line an event, with its priority, and no text of others that could pass for one of ours.

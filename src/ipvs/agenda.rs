@@ -16,7 +16,7 @@ use super::diff::Wanted;
 use super::stuck::{Verdict, Watch};
 use super::table::{Held, Settings};
 use crate::config;
-use crate::service::{Destinations, Protocol, VirtualService};
+use crate::service::{Destinations, Protocol, ServiceName, VirtualService};
 use crate::snapshot::traffic::Traffic;
 use crate::snapshot::{Service, Snapshot};
 
@@ -83,6 +83,10 @@ pub(super) struct Target {
 }
 
 impl Target {
+    pub(super) fn name(&self) -> &ServiceName {
+        &self.config.name
+    }
+
     /// `None`: leave alone what is there.
     pub(super) fn wanted(&self) -> Option<Wanted> {
         Some(Wanted {
