@@ -89,6 +89,7 @@ fn empty() -> Snapshot {
         vips: imbl::OrdMap::new(),
         peers: Arc::default(),
         peer_orders: Default::default(),
+        overrides: Default::default(),
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,

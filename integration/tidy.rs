@@ -16,6 +16,7 @@ const EDGES: &[&str] = &[
     "source",
     "resolver",
     "monitor",
+    "overrides",
     "ipvs",
     "bgp",
     "address",

@@ -3,6 +3,7 @@
 //! Pure, as `pool`. Each event costs its own service's share: pools that an event touched are
 //! settled anew, and the snapshot shares the rest with the one before it.
 
+mod overrides;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -20,7 +21,7 @@ use crate::config::{self, Config, Servers};
 use crate::event::{Event, PeerOrder};
 use crate::pool::{Bearing, CheckIds, Pool};
 use crate::routing::PeerId;
-use crate::service::{Family, Host, Listing, ServiceName, VirtualService};
+use crate::service::{Family, Host, Listing, Overruled, ServiceName, VirtualService};
 use crate::snapshot::{self, Mode, Repair, Snapshot};
 
 /// How long a removed service stays in the kernel for its address's withdrawal to reach the peers.
@@ -56,6 +57,7 @@ enum Due {
     Retire(VirtualService),
     /// Peers may be told that the address is better.
     Better(IpAddr),
+    Override(Overruled),
 }
 
 impl Balancer {
@@ -86,6 +88,7 @@ impl Balancer {
                 vips: OrdMap::new(),
                 peers: Arc::default(),
                 peer_orders: Arc::default(),
+                overrides: Arc::default(),
                 troubles: Arc::default(),
                 repairs: Arc::default(),
                 reload_refused: None,
@@ -195,6 +198,12 @@ impl Balancer {
                     self.handle(event, now);
                 }
             }
+            Event::Override {
+                overruled,
+                by,
+                left,
+            } => self.overrule(overruled, by, left, now),
+            Event::OverrideEnded(overruled) => self.end_override(&overruled),
             Event::Stop => {
                 self.snapshot.stopping = true;
                 self.dirty_vips.extend(self.by_vip.keys());
@@ -210,6 +219,7 @@ impl Balancer {
             match self.due.pop_first().map(|(_, due)| due) {
                 Some(Due::Pool(service)) => self.with(&service, |_| {}),
                 Some(Due::Retire(key)) => self.retired(key),
+                Some(Due::Override(overruled)) => self.end_override(&overruled),
                 Some(Due::Better(address)) => {
                     self.dirty_vips.insert(address);
                 }
@@ -354,6 +364,10 @@ impl Balancer {
             .entry(name.clone())
             .or_insert_with(|| Pool::new(service.clone(), mode, announced));
         pool.reconfigure(service.clone());
+        self.give_overrides(name);
+        let Some(pool) = self.pools.get_mut(name) else {
+            return;
+        };
         match &service.servers {
             Servers::Inline(list) if new_list => {
                 pool.set_list(&Listing::from((**list).clone()), now);

@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::history::History;
 use crate::routing::session::SessionState;
 use crate::snapshot::{Mode, Snapshot};
-use crate::{address, api, bgp, control, fleet, ipvs, monitor, resolver, source};
+use crate::{address, api, bgp, control, fleet, ipvs, monitor, overrides, resolver, source};
 
 /// How long peers may take to be told that we go: longer than the speaker waits for a frozen one.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -160,6 +160,10 @@ impl Daemon {
         let owned = (options.mode == Mode::Real).then(|| config.daemon.state_directory.clone());
         start("control", Box::pin(control::run(balancer, inbox, publish)));
         start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
+        if options.mode != Mode::DryRun {
+            let state = config.daemon.state_directory.clone();
+            start("overrides", Box::pin(overrides::run(state, seen(), tell())));
+        }
         if options.mode == Mode::Real {
             start("sync", Box::pin(ipvs::keep_sync(seen(), tell())));
             start("sysctl", Box::pin(ipvs::keep_sysctls(seen(), tell())));

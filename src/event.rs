@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::config::{Config, Servers};
 use crate::routing::PeerId;
 use crate::routing::session::Session;
-use crate::service::{Destinations, Family, Host, Listing, ServiceName, VirtualService};
+use crate::service::{
+    Destinations, Family, Host, Listing, Override, Overruled, ServiceName, VirtualService,
+};
 
 #[derive(Clone, Debug, Serialize)]
 pub enum Event {
@@ -101,6 +104,15 @@ pub enum Event {
     Peer { peer: PeerId, session: Session },
     /// An operator's word on a peer, by the control socket.
     PeerOrder { peer: PeerId, order: PeerOrder },
+    /// An operator's word on a server in place of its list's, by the control socket or kept from the last run.
+    Override {
+        overruled: Overruled,
+        by: Override,
+        /// How long it is in force from now on.
+        left: Duration,
+    },
+    /// It ends before its time.
+    OverrideEnded(Overruled),
     /// The addresses that at least one peer has been told and not been told otherwise. Sent at each change.
     Announced(BTreeSet<IpAddr>),
     /// A part of ours could not do its work (the state file, say); `None`: it can again.

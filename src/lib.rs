@@ -50,6 +50,7 @@ pub mod bgp;
 pub mod fleet;
 pub mod ipvs;
 pub mod monitor;
+pub mod overrides;
 pub mod realserver;
 pub mod resolver;
 pub mod source;

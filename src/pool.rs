@@ -13,6 +13,7 @@ mod floor;
 mod list;
 mod member;
 mod ramp;
+mod said;
 mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,7 @@ use self::ramp::Ramp;
 use crate::check::Monitor;
 use crate::config::{self, Servers, WithdrawWhen};
 use crate::event::{CheckId, Verdict};
-use crate::service::{Destination, Destinations, Host, Weight};
+use crate::service::{Destination, Destinations, Host, Override, Weight};
 use crate::snapshot::traffic::Traffic;
 use crate::snapshot::{
     Applied, Condition, Counters, Guard, Health, Held, Mode, Pooled, Refusal, Service, Source,
@@ -51,6 +52,8 @@ pub(crate) struct Pool {
     source: Source,
     /// Entries of the source that cannot be used.
     list_faults: Arc<BTreeMap<String, String>>,
+    /// What operators say in place of the list.
+    overrides: BTreeMap<Host, Arc<Override>>,
     revision: Option<u64>,
     applied_revision: Option<u64>,
     /// The source, if the list in force came all at once after it had been away.
@@ -99,6 +102,7 @@ impl Pool {
             size: None,
             source: Source::Waiting,
             list_faults: Arc::default(),
+            overrides: BTreeMap::new(),
             revision: None,
             applied_revision: None,
             catch_up: None,
@@ -296,7 +300,7 @@ impl Pool {
         let all_checked = || {
             self.members
                 .values()
-                .filter(|m| m.listed.is_some())
+                .filter(|m| m.said.is_listed())
                 .all(Member::first_checked)
         };
         if self.size.is_some() && !self.judged {
@@ -345,7 +349,7 @@ impl Pool {
     fn decide(&mut self, now: Instant) {
         // A literal without an address is one of the other family: it will never have one.
         let missing = |(host, m): (&Host, &Member)| {
-            m.listed.is_some() && !m.ready() && host.literal().is_none()
+            m.said.is_listed() && !m.ready() && host.literal().is_none()
         };
         let names_missing = self.size.is_none() || self.members.iter().any(missing);
         if !names_missing && self.members.values().any(|m| m.unidentified) {
@@ -384,7 +388,7 @@ impl Pool {
             );
         }
         self.members
-            .retain(|_, m| m.listed.is_some() || m.in_ipvs() || m.unidentified);
+            .retain(|_, m| m.said.is_listed() || m.in_ipvs() || m.unidentified);
         for member in self.members.values_mut() {
             member.leaving &= member.pooled == Pooled::Held(held);
         }
@@ -493,7 +497,7 @@ impl Pool {
         let names: BTreeSet<Host> = self
             .members
             .iter()
-            .filter(|(h, m)| m.listed.is_some() && h.literal().is_none())
+            .filter(|(h, m)| m.said.is_listed() && h.literal().is_none())
             .map(|(h, _)| h.bare())
             .collect();
         Service {

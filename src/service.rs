@@ -4,6 +4,7 @@
 //! A *server* ("real server") is who answers them. A *pool* is the servers of one service.
 
 mod destination;
+mod overrides;
 mod virtual_service;
 
 use std::borrow::Borrow;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub use self::destination::{
     Delivery, Destination, Destinations, Forwarding, GueChecksum, Tunnel, Weight,
 };
+pub use self::overrides::{Action, Override, Overruled};
 pub use self::virtual_service::{
     Persistence, PersistenceEngine, Protocol, Scheduler, SchedulerFlag, Scheduling, VirtualService,
 };

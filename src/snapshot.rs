@@ -26,7 +26,8 @@ use crate::event::CheckId;
 use crate::routing::session::Session;
 use crate::routing::{Attributes, Group, PeerId, Policy};
 use crate::service::{
-    Destination, Destinations, Family, Host, Listed, Note, ServiceName, VirtualService,
+    Action, Destination, Destinations, Family, Host, Listed, Note, Override, Overruled,
+    ServiceName, VirtualService,
 };
 
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub peers: Arc<BTreeMap<PeerId, Session>>,
     /// What operators want of peers' sessions; peers that nobody spoke of are not there.
     pub peer_orders: Arc<BTreeMap<PeerId, PeerOrders>>,
+    /// What operators say of servers in place of their lists, as long as it is in force.
+    pub overrides: Arc<BTreeMap<Overruled, Arc<Override>>>,
     /// Parts of ours that could not do their work, and what they said.
     pub troubles: Arc<BTreeMap<&'static str, String>>,
     pub repairs: Arc<Repairs>,
@@ -132,8 +135,10 @@ impl Service {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
-    /// `None`: no longer listed, but held in the pool.
+    /// What counts of its list and its operator's override. `None`: no longer listed, but held in the pool.
     pub listed: Option<Listed>,
+    /// What an operator says in place of its list, and what that says.
+    pub overridden: Option<(Action, Listed)>,
     /// `None`: not ready, its name has not resolved to an address of the service's family.
     pub address: Option<IpAddr>,
     /// What its operator said, if anything.

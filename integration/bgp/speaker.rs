@@ -293,6 +293,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         vips: Default::default(),
         peers: Default::default(),
         peer_orders: Default::default(),
+        overrides: Default::default(),
         troubles: Default::default(),
         repairs: Default::default(),
         reload_refused: None,

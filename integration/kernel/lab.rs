@@ -91,6 +91,7 @@ impl Lab {
             vips: OrdMap::new(),
             peers: Arc::default(),
             peer_orders: Default::default(),
+            overrides: Default::default(),
             troubles: Arc::default(),
             repairs: Arc::default(),
             reload_refused: None,

@@ -5,6 +5,7 @@ mod comeback;
 mod draining;
 mod invariants;
 mod lists;
+mod overrides;
 mod ports;
 mod random;
 mod reckoned;

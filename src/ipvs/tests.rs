@@ -56,6 +56,7 @@ impl Bench {
             vips: OrdMap::new(),
             peers: Arc::default(),
             peer_orders: Default::default(),
+            overrides: Default::default(),
             troubles: Arc::default(),
             repairs: Arc::default(),
             reload_refused: None,

@@ -1,5 +1,6 @@
 //! What a server list does to its pool: who is listed, who leaves, and how far the depool guard lets them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use tracing::{info, warn};
 use super::member::Member;
 use super::{FIRST_CHECK_GRACE, Pool, floor, share};
 use crate::config::DepoolGuard;
-use crate::service::{Family, Freshness, Host, Listing, ServerList};
+use crate::service::{Family, Freshness, Host, Listing, Override, ServerList};
 use crate::snapshot::{Guard, Held, Source};
 
 impl Pool {
@@ -30,15 +31,14 @@ impl Pool {
         let note = |host: &Host| listing.notes.get(host).cloned().map(Arc::new);
         for (host, member) in &mut self.members {
             if !list.contains_key(host) {
-                member.listed = None;
-                member.note = note(host);
+                member.said.set_list(None, note(host));
             }
         }
         for (host, listed) in list {
-            let new = || Member::new(None, listed.weight, &self.monitors);
+            let new = || Member::new(listed.weight, &self.monitors);
             let member = self.members.entry(host.clone()).or_insert_with(new);
-            member.listed = Some(*listed);
-            member.note = note(host);
+            member.said.set_list(Some(*listed), note(host));
+            member.said.set_override(self.overrides.get(host));
             member.identify(start);
             if let Some(address) = host.literal() {
                 member.answered = true;
@@ -81,6 +81,19 @@ impl Pool {
         }
     }
 
+    /// What operators say in place of the list. Whether that changes anything.
+    pub(crate) fn overrule(&mut self, overrides: BTreeMap<Host, Arc<Override>>) -> bool {
+        if self.overrides == overrides {
+            return false;
+        }
+        for (host, member) in &mut self.members {
+            member.said.set_override(overrides.get(host));
+        }
+        self.overrides = overrides;
+        self.mark_leaving(0);
+        true
+    }
+
     fn take_freshness(&mut self, listing: &Listing, now: Instant) {
         let service = &self.config.name;
         self.source = match listing.freshness {
@@ -109,7 +122,7 @@ impl Pool {
     fn lists(&self, list: &ServerList) -> bool {
         let listed = self.members.iter();
         listed
-            .filter_map(|(host, member)| Some((host, member.listed.as_ref()?)))
+            .filter_map(|(host, member)| Some((host, member.said.by_list()?)))
             .eq(list)
     }
 

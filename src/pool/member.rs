@@ -7,19 +7,18 @@ use std::time::Instant;
 
 use super::flaps::Flaps;
 use super::ramp::Ramp;
+use super::said::Said;
 use crate::check::figures::Figures;
 use crate::check::{Check, FlapHold, Monitor, Start};
 use crate::config;
 use crate::event::{CheckId, Verdict};
-use crate::service::{Host, Listed, Note, Weight};
+use crate::service::{Host, Weight};
 use crate::snapshot::{Health, Held, KeptDown, MonitorState, Pooled, Scaled, Server};
 
 #[derive(Debug)]
 pub(super) struct Member {
-    /// `None`: not, or no longer, in the list; it is here only because the kernel has it.
-    pub(super) listed: Option<Listed>,
-    /// What its operator said of it, though it may have left the list.
-    pub(super) note: Option<Arc<Note>>,
+    /// By its list and its operator.
+    pub(super) said: Said,
     /// Stands for an address that the kernel had when we came, under that address as its name, until a
     /// listed server turns out to have it or all listed servers turn out to have others.
     pub(super) unidentified: bool,
@@ -76,10 +75,9 @@ impl CheckIds {
 }
 
 impl Member {
-    pub(super) fn new(listed: Option<Listed>, weight: Weight, monitors: &[Arc<Monitor>]) -> Member {
+    pub(super) fn new(weight: Weight, monitors: &[Arc<Monitor>]) -> Member {
         Member {
-            listed,
-            note: None,
+            said: Said::default(),
             unidentified: false,
             base: weight,
             weight,
@@ -107,7 +105,7 @@ impl Member {
         weight: Weight,
         monitors: &[Arc<Monitor>],
     ) -> Member {
-        let mut member = Member::new(None, weight, monitors);
+        let mut member = Member::new(weight, monitors);
         member.set_address(address, Start::Last);
         member.unidentified = true;
         member.adopt(weight, Start::Last);
@@ -130,7 +128,7 @@ impl Member {
     }
 
     pub(super) fn enabled(&self) -> bool {
-        self.listed.is_some_and(|listed| listed.enabled)
+        self.said.listed().is_some_and(|listed| listed.enabled)
     }
 
     /// It gets new connections, as last decided.
@@ -140,8 +138,9 @@ impl Member {
 
     /// Its list takes new connections from it, and nobody has told the depool guard to let it go.
     pub(super) fn is_taken_out(&self) -> bool {
-        let asked = self.enabled() && self.listed.is_some_and(|listed| listed.weight.get() > 0);
-        let confirmed = self.note.as_ref().is_some_and(|note| note.confirmed);
+        let listed = self.said.listed();
+        let asked = self.enabled() && listed.is_some_and(|listed| listed.weight.get() > 0);
+        let confirmed = self.said.note().is_some_and(|note| note.confirmed);
         self.serves() && !asked && !confirmed
     }
 
@@ -149,7 +148,7 @@ impl Member {
     /// guard holds goes on getting connections, so a 0 of the list does not count then.
     pub(super) fn weight_when(&self, pooled: Pooled) -> Weight {
         let guarded = matches!(pooled, Pooled::Held(Held::DepoolGuard | Held::StaleCatchUp));
-        match self.listed {
+        match self.said.listed() {
             Some(listed) if !guarded || listed.weight.get() > 0 => listed.weight,
             Some(_) | None => self.base,
         }
@@ -191,11 +190,7 @@ impl Member {
     /// In words, for the log: what of it all is not as it must be.
     pub(super) fn why_not_wanted(&self) -> String {
         let mut why = Vec::new();
-        match self.listed {
-            None => why.push("no longer listed".to_owned()),
-            Some(listed) if !listed.enabled => why.push("disabled by its list".to_owned()),
-            Some(_) => {}
-        }
+        why.extend(self.said.why_not_enabled().map(str::to_owned));
         if !self.ready() {
             let unresolved = self.unresolved.as_deref();
             why.push(unresolved.unwrap_or("it has no address").to_owned());
@@ -408,8 +403,9 @@ impl Member {
 
     pub(super) fn view(&self) -> Server {
         Server {
-            listed: self.listed,
-            note: self.note.clone(),
+            listed: self.said.listed(),
+            overridden: self.said.overridden(),
+            note: self.said.note().cloned(),
             address: self.address,
             unresolved: self.unresolved.clone(),
             health: self.health(),

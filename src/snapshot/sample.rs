@@ -37,6 +37,7 @@ pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
         vips: OrdMap::new(),
         peers: Arc::default(),
         peer_orders: Default::default(),
+        overrides: Default::default(),
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,
@@ -130,6 +131,7 @@ pub(crate) fn server(text: &str) -> (Host, Server) {
     }];
     let server = Server {
         note: None,
+        overridden: None,
         listed: (!says("gone")).then_some(listed),
         address: Some(ip("10.0.0.99")),
         unresolved: None,

@@ -8,7 +8,8 @@ use super::*;
 use crate::check::{FlapHold, Load, LoadFrom, LoadKind, Start};
 use crate::config::{Announce, Needs, WithdrawWhen};
 use crate::event::CheckId;
-use crate::service::{Family, Freshness, Note};
+
+use crate::service::{Action, Family, Freshness, Note, Override, Overruled};
 use crate::snapshot::{Refusal, Scaled};
 
 /// An event before it is known what checks and services there are.
@@ -64,6 +65,13 @@ enum Step {
     },
     /// Peers have been told what the snapshot says.
     Announced,
+    /// In place of the lists; `None`: no longer.
+    Override {
+        host: u8,
+        service: Option<u8>,
+        action: Option<Action>,
+        seconds: u8,
+    },
     Configured {
         variant: u8,
     },
@@ -107,6 +115,14 @@ fn list() -> impl Strategy<Value = RandomList> {
     )
 }
 
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        Just(Action::Depool),
+        Just(Action::Pool),
+        (0..3u32).prop_map(|number| Action::Weight(weight(number))),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let service = 0..3u8;
     let some = || prop::collection::vec(0..6u8, 0..5);
@@ -127,6 +143,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => service.clone().prop_map(|service| Step::Applied { service }),
         2 => service.clone().prop_map(|service| Step::Drained { service }),
         1 => (service, any::<bool>()).prop_map(|(service, holds)| Step::NotApplied { service, holds }),
+        2 => (0..8u8, prop::option::of(0..3u8), prop::option::of(action()), 1..100u8)
+            .prop_map(|(host, service, action, seconds)| Step::Override { host, service, action, seconds }),
         2 => any::<bool>().prop_map(|present| Step::Addresses { present }),
         2 => Just(Step::Announced),
         3 => (0..VARIANTS).prop_map(|variant| Step::Configured { variant }),
@@ -457,6 +475,28 @@ impl Story {
                 });
                 self.event(Event::Configured(Arc::new(config)));
             }
+            Step::Override {
+                host,
+                service,
+                action,
+                seconds,
+            } => {
+                let overruled = Overruled {
+                    host: host_number(*host),
+                    service: service.map(|service| name(&format!("s{service}"))),
+                };
+                self.event(match action {
+                    Some(action) => Event::Override {
+                        overruled,
+                        by: Override {
+                            action: *action,
+                            note: Arc::default(),
+                        },
+                        left: Duration::from_secs((*seconds).into()),
+                    },
+                    None => Event::OverrideEnded(overruled),
+                });
+            }
             Step::Pass { seconds } => {
                 self.pass(Duration::from_secs((*seconds).into()));
             }
@@ -505,6 +545,8 @@ proptest! {
             story.step(step);
         }
         story.serve();
+        // No operator says otherwise any more.
+        story.pass(Duration::from_secs(100));
         // Whoever was kept down is let go, and then nobody is on the way any more.
         story.pass(Duration::from_secs(60));
         story.pass(Duration::from_secs(60));
