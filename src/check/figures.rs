@@ -28,6 +28,8 @@ pub const BUCKETS: [Duration; 11] = [
 pub struct Figures {
     pub up_results: AtomicU64,
     pub down_results: AtomicU64,
+    /// Checks that began long after they were due: this host was too slow.
+    pub late: AtomicU64,
     /// Checks by how long they took, not summed up; the last are those longer than all of [`BUCKETS`].
     pub durations: [AtomicU64; BUCKETS.len() + 1],
     /// All together, in microseconds.

@@ -104,6 +104,13 @@ impl Audience {
         }
     }
 
+    /// Counts a check that began late.
+    pub(super) fn note_late(&self) {
+        for listener in self.lock().listeners.values() {
+            listener.check.figures.late.fetch_add(1, Relaxed);
+        }
+    }
+
     /// See [`crate::check::figures::Figures::note_load`].
     pub(super) fn note_load(&self, percent: Option<u32>, fault: Option<Arc<str>>) -> bool {
         let state = self.lock();

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::check::{Check, Probe};
 
-/// A check that ends so long after its time was up says that this task was not run when it was due.
+/// A check that begins so long after it was due, or ends so long after its time was up, says that this task was not
+/// run when it should have been.
 const LATE: Duration = Duration::from_millis(250);
 /// For so long a check that this host is too slow for is made again before its silence counts. Not for ever: a dead
 /// server must not live by our being slow.
@@ -32,7 +33,11 @@ pub(super) async fn run(check: &Check, tools: &Tools, report: &mut Report) -> In
         let fast = monitor.fast_interval.filter(|_| report.is_in_doubt());
         let interval = fast.unwrap_or(monitor.interval);
         due = next(due, interval, ended);
-        sleep_until(step(due, interval)).await;
+        let begin = step(due, interval);
+        sleep_until(begin).await;
+        if begin.elapsed() > LATE {
+            report.late();
+        }
     }
 }
 

@@ -101,6 +101,11 @@ impl Report {
         }
     }
 
+    /// The next check begins long after it was due.
+    pub(super) fn late(&self) {
+        self.audience.note_late();
+    }
+
     /// Whether more results must come before the last one is believed.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.judge.is_in_doubt()
