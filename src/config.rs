@@ -92,7 +92,7 @@ impl Default for Checks {
 /// `[metrics]`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Metrics {
-    /// What PyBal has, too, has PyBal's names.
+    /// What PyBal has, too, is there by PyBal's names besides.
     pub pybal_names: bool,
 }
 

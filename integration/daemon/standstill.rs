@@ -57,6 +57,9 @@ fn stopped_and_continued() {
         let down = series(&text, "plimsoll_monitor_down_transitions_total", monitor);
         assert_eq!(down, [0.0; 15], "{monitor}");
     }
+    let text = lab.get("/metrics").unwrap();
+    let late = series(&text, "plimsoll_monitor_late_checks_total", "proxy-fetch");
+    assert!(late.iter().sum::<f64>() > 0.0, "{late:?}");
     daemon.until_log("this host stood still");
     let log = daemon.log().split_off(before);
     assert!(!log.contains("depooled"), "{log}");

@@ -46,7 +46,7 @@ pub(super) fn found(
 /// A configured peer with all that the snapshot knows of it.
 pub(super) struct Known<'a> {
     pub(super) id: &'a PeerId,
-    peer: &'a config::Peer,
+    pub(super) peer: &'a config::Peer,
     local_as: u32,
     /// `None`: nothing was heard of its session yet.
     pub(super) session: Option<&'a Session>,

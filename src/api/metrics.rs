@@ -1,15 +1,16 @@
-//! `/metrics`: a snapshot → OpenMetrics text, a page at a time. Names are PyBal's with `plimsoll_` for
-//! `pybal_`, or PyBal's own ones; nothing is counted here, all figures stand in the snapshot.
+//! `/metrics`: a snapshot → OpenMetrics text, a page at a time. What PyBal has is called as there, with `plimsoll_` for
+//! `pybal_`, and if asked comes once more by PyBal's own name; nothing is counted here, all figures stand in the snapshot.
 
 mod bgp;
 mod families;
+mod server;
 mod traffic;
+mod vip;
 
-use std::array;
 use std::fmt;
-use std::iter::Flatten;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::vec;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -29,6 +30,14 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// Services, or their servers, a page: 20 to 40 KiB of text, a fraction of a millisecond of work.
 const PAGE: usize = 128;
+
+const ALL: [&[Family]; 5] = [
+    FAMILIES,
+    server::FAMILIES,
+    traffic::FAMILIES,
+    bgp::FAMILIES,
+    vip::FAMILIES,
+];
 
 /// The families that PyBal has.
 const PYBALS: [&str; 15] = [
@@ -74,39 +83,50 @@ enum Samples {
     EachServer(fn(&ServiceName, &Service, &mut Writer<'_>) -> fmt::Result),
 }
 
-type Families = Flatten<array::IntoIter<&'static [Family], 3>>;
+/// A family by one of its names.
+#[derive(Clone, Copy)]
+struct Named {
+    family: &'static Family,
+    /// It has PyBal's name.
+    pybals: bool,
+}
 
 /// The text of one snapshot, page by page.
 pub(super) struct Pages {
     snapshot: Arc<Snapshot>,
     /// What ages are told by.
     now: Instant,
-    families: Families,
+    families: vec::IntoIter<Named>,
     /// The family that is being written, and the first service that is still to come.
-    rest: Option<(&'static Family, ServiceName)>,
+    rest: Option<(Named, ServiceName)>,
     ended: bool,
 }
 
 impl Pages {
     pub(super) fn new(snapshot: Arc<Snapshot>, now: Instant) -> Pages {
+        let with_pybals = snapshot.config.metrics.pybal_names;
+        let families = ALL.into_iter().flatten().flat_map(|family| {
+            let pybals = with_pybals && PYBALS.contains(&family.name);
+            let named = |pybals| Named { family, pybals };
+            [Some(named(false)), pybals.then(|| named(true))]
+        });
+        let families: Vec<Named> = families.flatten().collect();
         Pages {
             snapshot,
             now,
-            families: [FAMILIES, traffic::FAMILIES, bgp::FAMILIES]
-                .into_iter()
-                .flatten(),
+            families: families.into_iter(),
             rest: None,
             ended: false,
         }
     }
 
     /// Writes services from `first` on until the page is full and leaves the rest for the next one.
-    fn page(&mut self, family: &'static Family, first: Option<ServiceName>) -> String {
+    fn page(&mut self, named: Named, first: Option<ServiceName>) -> String {
         let snapshot = self.snapshot.clone();
         let with_head = first.is_none();
         let first = first.as_ref().or_else(|| snapshot.services.keys().next());
         let mut part = Part {
-            family,
+            named,
             snapshot: snapshot.clone(),
             now: self.now,
             services: Vec::new(),
@@ -114,13 +134,13 @@ impl Pages {
         let mut room = PAGE;
         let services = first.map(|first| snapshot.services.range::<_, ServiceName>(first..));
         for (name, service) in services.into_iter().flatten() {
-            let size = match family.samples {
+            let size = match named.family.samples {
                 Samples::Whole(_) => break,
                 Samples::EachService(_) => 1,
                 Samples::EachServer(_) => service.servers.len().max(1),
             };
             if size > room && !part.services.is_empty() {
-                self.rest = Some((family, name.clone()));
+                self.rest = Some((named, name.clone()));
                 break;
             }
             room = room.saturating_sub(size);
@@ -134,11 +154,11 @@ impl Iterator for Pages {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        if let Some((family, first)) = self.rest.take() {
-            return Some(self.page(family, Some(first)));
+        if let Some((named, first)) = self.rest.take() {
+            return Some(self.page(named, Some(first)));
         }
-        if let Some(family) = self.families.next() {
-            return Some(self.page(family, None));
+        if let Some(named) = self.families.next() {
+            return Some(self.page(named, None));
         }
         if std::mem::replace(&mut self.ended, true) {
             return None;
@@ -151,7 +171,7 @@ impl Iterator for Pages {
 }
 
 fn encoded(part: Part, with_head: bool) -> String {
-    let prefix = if part.is_pybals() {
+    let prefix = if part.named.pybals {
         "pybal"
     } else {
         "plimsoll"
@@ -171,7 +191,7 @@ fn encoded(part: Part, with_head: bool) -> String {
 
 /// Some services' samples of one family.
 struct Part {
-    family: &'static Family,
+    named: Named,
     snapshot: Arc<Snapshot>,
     now: Instant,
     services: Vec<(ServiceName, Arc<Service>)>,
@@ -179,14 +199,7 @@ struct Part {
 
 impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.family.name)
-    }
-}
-
-impl Part {
-    /// Whether it is called as PyBal calls it.
-    fn is_pybals(&self) -> bool {
-        self.snapshot.config.metrics.pybal_names && PYBALS.contains(&self.family.name)
+        f.write_str(self.named.family.name)
     }
 }
 
@@ -197,11 +210,11 @@ impl Collector for Part {
             help,
             kind,
             samples,
-        } = self.family;
+        } = self.named.family;
         let mut writer = Writer {
             encoder: encoder.encode_descriptor(name, help, None, *kind)?,
             now: self.now,
-            pybals: self.is_pybals(),
+            pybals: self.named.pybals,
         };
         match samples {
             Samples::Whole(write) => write(&self.snapshot, &mut writer),
@@ -275,8 +288,9 @@ mod tests {
 
     use crate::routing::session::{Session, SessionState};
     use crate::service::Forwarding;
+    use crate::snapshot::alert::Alert;
     use crate::snapshot::traffic::{Counts, Reading, ServerTraffic};
-    use crate::snapshot::{KeptDown, Mode, Refusal, Scaled, Source, sample};
+    use crate::snapshot::{Guard, KeptDown, Mode, Refusal, Scaled, Source, sample};
 
     use super::*;
 
@@ -319,17 +333,20 @@ mod tests {
     fn an_empty_snapshot() {
         let text = all(sample::snapshot([]));
         let version = env!("CARGO_PKG_VERSION");
+        let (alerts, others): (Vec<&str>, Vec<&str>) = samples(&text)
+            .into_iter()
+            .partition(|line| line.starts_with("plimsoll_alerts{"));
         assert_eq!(
-            samples(&text),
+            others,
             [
                 &format!("plimsoll_build_info{{version=\"{version}\"}} 1"),
                 "plimsoll_mode{mode=\"real\"} 1",
-                "plimsoll_alerts{severity=\"warning\"} 0",
-                "plimsoll_alerts{severity=\"critical\"} 0",
-                "plimsoll_bgp_enabled 0",
                 "plimsoll_reload_refused 0",
+                "plimsoll_bgp_enabled 0",
             ]
         );
+        assert_eq!(alerts.len(), Alert::ALL.len());
+        assert!(alerts.iter().all(|line| line.ends_with(" 0")), "{alerts:?}");
     }
 
     #[test]
@@ -345,6 +362,7 @@ mod tests {
             service.floor = 2;
             service.counters.could_not_depool = 7;
             service.counters.repaired = 3;
+            service.guard = Some(Guard { size: 5, line: 3 });
             service.revision = Some(12);
             service.applied_revision = Some(11);
             let fault = ("a/b/c/d".to_owned(), "no JSON".to_owned());
@@ -357,6 +375,7 @@ mod tests {
             c.scaled = vec![Scaled::SlowStart { percent: 40 }];
             let until = sample::now();
             c.kept_down = Some(KeptDown::FlapHold { until });
+            c.draining = Some(until + Duration::from_millis(9500));
             c.stuck = Some("10 connections in 1m 2s, 1.0 packets each".into());
             let fault = Some(Arc::from("no load in the answer"));
             c.monitors[0].figures.note_load(None, fault);
@@ -365,6 +384,7 @@ mod tests {
                 let figures = &servers["b"].monitors[0].figures;
                 figures.note(SystemTime::UNIX_EPOCH, Err("no answer"), took);
                 figures.certificate_expires.store(1_800_000_000, SeqCst);
+                figures.late.fetch_add(1, SeqCst);
             }
         });
         let now = sample::now();
@@ -412,8 +432,10 @@ mod tests {
         let samples = samples(&text);
         for expected in [
             r#"plimsoll_mode{mode="dry-run"} 1"#,
-            r#"plimsoll_alerts{severity="warning"} 5"#,
-            r#"plimsoll_alerts{severity="critical"} 1"#,
+            r#"plimsoll_alerts{alert="marked-down-but-pooled",severity="critical"} 1"#,
+            r#"plimsoll_alerts{alert="stuck",severity="warning"} 1"#,
+            r#"plimsoll_alerts{alert="session-down",severity="critical"} 0"#,
+            r#"plimsoll_alerts{alert="dry-run",severity="warning"} 1"#,
             r#"plimsoll_service_servers{service="web"} 4"#,
             r#"plimsoll_service_servers_enabled{service="web"} 3"#,
             r#"plimsoll_service_servers_up{service="web"} 3"#,
@@ -422,7 +444,19 @@ mod tests {
             r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 1"#,
             r#"plimsoll_service_servers_held{service="web",reason="stale-catch-up"} 0"#,
             r#"plimsoll_service_servers_held{service="web",reason="names-unresolved"} 0"#,
+            r#"plimsoll_service_info{service="web",vip="192.0.2.1"} 1"#,
+            r#"plimsoll_service_guard_line{service="web"} 3"#,
+            r#"plimsoll_service_servers_draining{service="web"} 1"#,
+            r#"plimsoll_server_enabled{service="web",host="a"} 1"#,
+            r#"plimsoll_server_enabled{service="web",host="c"} 0"#,
+            r#"plimsoll_server_up{service="web",host="a"} 1"#,
+            r#"plimsoll_server_up{service="web",host="b"} 0"#,
+            r#"plimsoll_server_weight{service="web",host="a"} 10"#,
+            r#"plimsoll_server_ipvs_weight{service="web",host="a"} 10"#,
+            r#"plimsoll_server_draining_left_seconds{service="web",host="c"} 9"#,
+            r#"plimsoll_server_kept_down_left_seconds{service="web",host="c"} 0"#,
             r#"plimsoll_server_kept_down{service="web",host="c",reason="flap-hold"} 1"#,
+            r#"plimsoll_monitor_late_checks_total{service="web",host="b",monitor="proxy-fetch"} 2"#,
             r#"plimsoll_server_weight_share{service="web",host="c",by="slow-start"} 0.4"#,
             r#"plimsoll_monitor_load_faults_total{service="web",host="c",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_service_connections_total{service="web"} 228"#,
@@ -468,6 +502,9 @@ mod tests {
             r#"plimsoll_vip_announced{vip="192.0.2.1"} 1"#,
             r#"plimsoll_vip_announced{vip="192.0.2.2"} 0"#,
             r#"plimsoll_vip_refused{vip="192.0.2.2",reason="address-missing"} 1"#,
+            r#"plimsoll_vip_condition{vip="192.0.2.2",condition="healthy"} 1"#,
+            r#"plimsoll_vip_med{vip="192.0.2.1"} 10"#,
+            r#"plimsoll_vip_peers_told{vip="192.0.2.1"} 0"#,
         ] {
             assert!(
                 samples.contains(&expected),
@@ -478,6 +515,9 @@ mod tests {
         assert!(!text.contains(r#"plimsoll_service_list_revision{service="old""#));
         assert!(!text.contains(r#"plimsoll_service_list_saved_age_seconds{service="web""#));
         assert!(!text.contains(r#"expiry_timestamp_seconds{service="web",host="a""#));
+        assert!(!text.contains(r#"plimsoll_server_weight{service="web",host="e""#));
+        assert!(!text.contains(r#"plimsoll_server_ipvs_weight{service="web",host="d""#));
+        assert!(!text.contains(r#"plimsoll_vip_med{vip="192.0.2.2""#));
         // No result yet, no status.
         assert!(!text.contains(r#"plimsoll_monitor_status{service="web",host="d""#));
     }
@@ -507,6 +547,11 @@ mod tests {
             r#"plimsoll_bgp_last_notification_code{peer="10.0.0.1",direction="sent"} 6"#,
             r#"plimsoll_bgp_last_notification_subcode{peer="10.0.0.1",direction="sent"} 4"#,
             r#"plimsoll_bgp_last_notification_code{peer="10.0.0.1",direction="received"} 4"#,
+            r#"plimsoll_bgp_hold_time_seconds{peer="10.0.0.1"} 30"#,
+            r#"plimsoll_bgp_maximum_prefixes{peer="10.0.0.1"} 5"#,
+            r#"plimsoll_bgp_clears_total{peer="10.0.0.1"} 1"#,
+            r#"plimsoll_bgp_clears_total{peer="2001:db8::1"} 0"#,
+            r#"plimsoll_vip_peers_told{vip="192.0.2.1"} 1"#,
             r#"plimsoll_vip_foreign_announcements{vip="192.0.2.1"} 1"#,
             r#"plimsoll_vip_foreign_announcements{vip="192.0.2.2"} 0"#,
         ] {
@@ -536,20 +581,17 @@ mod tests {
             r#"pybal_monitor_status{service="web",host="a",monitor="ProxyFetch"} 1"#,
             r#"pybal_monitor_up_results_total{service="web",host="a",monitor="ProxyFetch"} 0"#,
             "pybal_bgp_enabled 0",
+            r#"plimsoll_service_servers_up{service="web"} 1"#,
+            r#"plimsoll_monitor_status{service="web",host="a",monitor="proxy-fetch"} 1"#,
             r#"plimsoll_service_servers_held{service="web",reason="depool-guard"} 0"#,
         ] {
             assert!(samples.contains(&expected), "{expected}\n{text}");
         }
-        // Each of PyBal's is there, and under one name only.
+        // Each of PyBal's is there by its own name and by ours.
         for name in PYBALS {
-            assert!(
-                FAMILIES
-                    .iter()
-                    .chain(bgp::FAMILIES)
-                    .any(|family| family.name == name),
-                "{name}"
-            );
-            assert!(!text.contains(&format!("plimsoll_{name} ")), "{name}");
+            for prefix in ["pybal", "plimsoll"] {
+                assert!(text.contains(&format!("# TYPE {prefix}_{name} ")), "{name}");
+            }
         }
     }
 

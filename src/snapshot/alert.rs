@@ -32,10 +32,6 @@ pub enum Severity {
     Critical,
 }
 
-impl Severity {
-    pub const ALL: [Severity; 2] = [Severity::Warning, Severity::Critical];
-}
-
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -509,6 +505,71 @@ fn nothing_weighted(service: &Service) -> bool {
 }
 
 impl Alert {
+    /// What alerts there can be, by name and severity.
+    pub const ALL: [(&str, Severity); 29] = [
+        ("marked-down-but-pooled", Severity::Critical),
+        ("too-small", Severity::Warning),
+        ("nothing-pooled", Severity::Critical),
+        ("nothing-weighted", Severity::Critical),
+        ("held-by-guard", Severity::Warning),
+        ("drain-held", Severity::Warning),
+        ("stale-catch-up", Severity::Warning),
+        ("unidentified", Severity::Warning),
+        ("list-failed", Severity::Warning),
+        ("list-failed", Severity::Critical),
+        ("saved-lists", Severity::Warning),
+        ("bad-entry", Severity::Warning),
+        ("more-bad-entries", Severity::Warning),
+        ("unresolved", Severity::Warning),
+        ("only-told", Severity::Warning),
+        ("stuck", Severity::Warning),
+        ("not-applied", Severity::Critical),
+        ("address-missing", Severity::Critical),
+        ("address-fault", Severity::Warning),
+        ("session-down", Severity::Warning),
+        ("session-down", Severity::Critical),
+        ("session-disabled", Severity::Warning),
+        ("session-disabled", Severity::Critical),
+        ("not-told", Severity::Warning),
+        ("over-maximum", Severity::Warning),
+        ("trouble", Severity::Warning),
+        ("reload-refused", Severity::Warning),
+        ("memory-table", Severity::Critical),
+        ("dry-run", Severity::Warning),
+    ];
+
+    /// The variant's, as metrics and the API say it: a promise.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Alert::MarkedDownButPooled { .. } => "marked-down-but-pooled",
+            Alert::TooSmall { .. } => "too-small",
+            Alert::NothingPooled { .. } => "nothing-pooled",
+            Alert::NothingWeighted { .. } => "nothing-weighted",
+            Alert::HeldByGuard { .. } => "held-by-guard",
+            Alert::DrainHeld { .. } => "drain-held",
+            Alert::StaleCatchUp { .. } => "stale-catch-up",
+            Alert::Unidentified { .. } => "unidentified",
+            Alert::ListFailed { .. } => "list-failed",
+            Alert::SavedLists { .. } => "saved-lists",
+            Alert::BadEntry { .. } => "bad-entry",
+            Alert::MoreBadEntries { .. } => "more-bad-entries",
+            Alert::Unresolved { .. } => "unresolved",
+            Alert::OnlyTold { .. } => "only-told",
+            Alert::Stuck { .. } => "stuck",
+            Alert::NotApplied { .. } => "not-applied",
+            Alert::AddressMissing { .. } => "address-missing",
+            Alert::AddressFault { .. } => "address-fault",
+            Alert::SessionDown { .. } => "session-down",
+            Alert::SessionDisabled { .. } => "session-disabled",
+            Alert::NotTold { .. } => "not-told",
+            Alert::OverMaximum { .. } => "over-maximum",
+            Alert::Trouble { .. } => "trouble",
+            Alert::ReloadRefused { .. } => "reload-refused",
+            Alert::MemoryTable => "memory-table",
+            Alert::DryRun => "dry-run",
+        }
+    }
+
     pub fn severity(&self) -> Severity {
         match self {
             Alert::MarkedDownButPooled { .. }
@@ -865,6 +926,37 @@ mod tests {
             .map(|a| format!("{} {a}", a.severity()))
             .collect();
         assert_eq!(said, expected);
+        for alert in snapshot.alerts(now) {
+            let known = (alert.name(), alert.severity());
+            assert!(Alert::ALL.contains(&known), "{known:?}");
+        }
+    }
+
+    /// The variants as this file has them: none is forgotten among all, and its name is its variant's.
+    #[test]
+    fn each_has_a_name() {
+        let file = syn::parse_file(include_str!("alert.rs")).expect("it compiles");
+        let all = file.items.into_iter().find_map(|item| {
+            let syn::Item::Enum(it) = item else {
+                return None;
+            };
+            (it.ident == "Alert").then_some(it.variants)
+        });
+        let kebab = |name: String| {
+            let dashed = |c: char| {
+                [
+                    c.is_uppercase().then_some('-'),
+                    Some(c.to_ascii_lowercase()),
+                ]
+            };
+            let dashed: String = name.chars().flat_map(dashed).flatten().collect();
+            dashed.trim_start_matches('-').to_owned()
+        };
+        let variants = all.expect("it is there").into_iter();
+        let variants: Vec<String> = variants.map(|it| kebab(it.ident.to_string())).collect();
+        let mut names = Alert::ALL.map(|(name, _)| name).to_vec();
+        names.dedup();
+        assert_eq!(variants, names);
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! The families of BGP: a sample for each configured peer, or for each of our addresses, and no more, whatever
-//! routers send.
+//! The families of BGP: a sample for each configured peer and no more, whatever routers send.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +16,18 @@ use super::Samples::Whole;
 use super::{Family, Writer};
 
 pub(super) static FAMILIES: &[Family] = &[
+    Family {
+        name: "bgp_enabled",
+        help: "Whether BGP is configured.",
+        kind: Gauge,
+        samples: Whole(|s, w| w.gauge(&[], i64::from(s.config.bgp.is_some()))),
+    },
+    Family {
+        name: "bgp_session_established",
+        help: "Whether the session with the peer is established.",
+        kind: Gauge,
+        samples: Whole(sessions),
+    },
     Family {
         name: "bgp_peer_disabled",
         help: "Whether the peer's session is kept down, by the configuration or an operator.",
@@ -40,6 +51,28 @@ pub(super) static FAMILIES: &[Family] = &[
                     Some(since) => w.gauge(&[("peer", peer)], seconds(since)),
                     None => Ok(()),
                 }
+            })
+        }),
+    },
+    Family {
+        name: "bgp_hold_time_seconds",
+        help: "The hold time that was agreed on; absent while the session is not established.",
+        kind: Gauge,
+        samples: Whole(|snapshot, w| {
+            each(snapshot, |peer, session| match &session.negotiated {
+                Some(agreed) => w.gauge(&[("peer", peer)], agreed.hold_time.as_secs()),
+                None => Ok(()),
+            })
+        }),
+    },
+    Family {
+        name: "bgp_clears",
+        help: "Times an operator had the session cleared.",
+        kind: Counter,
+        samples: Whole(|snapshot, w| {
+            Known::all(snapshot).try_for_each(|known| {
+                let clears = known.orders.map_or(0, |orders| orders.clears);
+                w.counter(&[("peer", &known.id.to_string())], clears)
             })
         }),
     },
@@ -88,6 +121,17 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "bgp_maximum_prefixes",
+        help: "How many prefixes of a family the peer may announce.",
+        kind: Gauge,
+        samples: Whole(|snapshot, w| {
+            Known::all(snapshot).try_for_each(|known| {
+                let maximum = u64::from(known.peer.maximum_prefixes);
+                w.gauge(&[("peer", &known.id.to_string())], maximum)
+            })
+        }),
+    },
+    Family {
         name: "bgp_over_maximum",
         help: "Whether the peer announces more than maximum-prefixes.",
         kind: Gauge,
@@ -127,13 +171,19 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Gauge,
         samples: Whole(|s, w| notifications(s, w, |told| seconds(told.at))),
     },
-    Family {
-        name: "vip_foreign_announcements",
-        help: "Peers that announce the address to us as somebody else's.",
-        kind: Gauge,
-        samples: Whole(foreign),
-    },
 ];
+
+fn sessions(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
+    let Some(bgp) = &snapshot.config.bgp else {
+        return Ok(());
+    };
+    let local = bgp.local_as.to_string();
+    bgp.peers.keys().try_for_each(|peer| {
+        let state = snapshot.peers.get(peer).map(|session| session.state);
+        let labels = [("local_asn", local.as_str()), ("peer", &peer.to_string())];
+        w.gauge(&labels, i64::from(state == Some(SessionState::Established)))
+    })
+}
 
 fn each(snapshot: &Snapshot, mut write: impl FnMut(&str, &Session) -> fmt::Result) -> fmt::Result {
     let mut sessions = Known::all(snapshot).filter_map(|k| Some((k.id, k.session?)));
@@ -193,17 +243,6 @@ fn notifications(snapshot: &Snapshot, w: &mut Writer<'_>, value: fn(&Told) -> u6
                 }
                 None => Ok(()),
             })
-    })
-}
-
-fn foreign(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    let mut vips = snapshot.vips.iter();
-    vips.try_for_each(|(ip, vip)| {
-        let prefix = vip.prefix_of(*ip);
-        let sessions = Known::all(snapshot).filter_map(|known| known.session);
-        let foreign = sessions.filter_map(|session| session.foreign.get(&prefix));
-        let others = foreign.filter(|foreign| !foreign.ours);
-        w.gauge(&[("vip", &ip.to_string())], others.count())
     })
 }
 

@@ -8,9 +8,8 @@ use prometheus_client::metrics::MetricType::{Counter, Gauge, Histogram};
 use serde::Serialize;
 
 use crate::check::figures::{self, Figures};
-use crate::routing::session::SessionState;
 use crate::service::ServiceName;
-use crate::snapshot::alert::Severity;
+use crate::snapshot::alert::Alert;
 use crate::snapshot::{
     Applied, Health, Held, MonitorState, Pooled, Server, Service, Snapshot, Source,
 };
@@ -32,10 +31,25 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: Whole(|snapshot, w| w.gauge(&[("mode", &label(&snapshot.mode))], 1_i64)),
     },
     Family {
+        name: "reload_refused",
+        help: "Whether the newest configuration was refused and an older one is in force.",
+        kind: Gauge,
+        samples: Whole(|s, w| w.gauge(&[], i64::from(s.reload_refused.is_some()))),
+    },
+    Family {
         name: "alerts",
-        help: "Alerts of this severity, as in /alerts.",
+        help: "Alerts as in /alerts, by their name and severity.",
         kind: Gauge,
         samples: Whole(alerts),
+    },
+    Family {
+        name: "service_info",
+        help: "The service's address; always 1.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| {
+            let vip = s.config.address.to_string();
+            w.gauge(&[of(name), ("vip", &vip)], 1_i64)
+        }),
     },
     Family {
         name: "service_servers",
@@ -70,33 +84,6 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: EachService(held),
     },
     Family {
-        name: "server_kept_down",
-        help: "Servers that are down whatever their checks say, by what keeps them down; always 1.",
-        kind: Gauge,
-        samples: EachServer(|name, s, w| {
-            s.servers.iter().try_for_each(|(host, server)| {
-                let Some(why) = server.kept_down else {
-                    return Ok(());
-                };
-                let host = ("host", host.as_str());
-                w.gauge(&[of(name), host, ("reason", &why.to_string())], 1_i64)
-            })
-        }),
-    },
-    Family {
-        name: "server_weight_share",
-        help: "What of its list's weight a server has in IPVS, of 1, by what makes it less or more; absent if nothing does.",
-        kind: Gauge,
-        samples: EachServer(|name, s, w| {
-            s.servers.iter().try_for_each(|(host, server)| {
-                server.scaled.iter().try_for_each(|by| {
-                    let labels = [of(name), ("host", host.as_str()), ("by", &by.to_string())];
-                    w.gauge(&labels, f64::from(by.percent()) / 100.0)
-                })
-            })
-        }),
-    },
-    Family {
         name: "service_can_depool",
         help: "Whether one more server may be depooled for its health.",
         kind: Gauge,
@@ -119,6 +106,23 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "The least number of servers that stays pooled.",
         kind: Gauge,
         samples: EachService(|name, s, w| w.gauge(&[of(name)], s.floor)),
+    },
+    Family {
+        name: "service_guard_line",
+        help: "How many servers must go on getting new connections while a change of the list is held; absent while none is.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| match s.guard {
+            Some(guard) => w.gauge(&[of(name)], guard.line),
+            None => Ok(()),
+        }),
+    },
+    Family {
+        name: "service_servers_draining",
+        help: "Servers that get no new connections and whose last ones are waited for.",
+        kind: Gauge,
+        samples: EachService(|name, s, w| {
+            w.gauge(&[of(name)], count(s, |server| server.draining.is_some()))
+        }),
     },
     Family {
         name: "service_could_not_depool",
@@ -242,6 +246,16 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "monitor_late_checks",
+        help: "Checks that began more than 250 ms after they were due: this host is too slow. Of monitors that make single ones.",
+        kind: Counter,
+        samples: EachServer(|name, s, w| {
+            each_monitor(name, s, |labels, monitor| {
+                w.counter(labels, monitor.late_checks)
+            })
+        }),
+    },
+    Family {
         name: "monitor_load_faults",
         help: "Answers that passed and had no load in them, of monitors that look at it.",
         kind: Counter,
@@ -274,55 +288,6 @@ pub(super) static FAMILIES: &[Family] = &[
                 }
             })
         }),
-    },
-    Family {
-        name: "bgp_enabled",
-        help: "Whether BGP is configured.",
-        kind: Gauge,
-        samples: Whole(|s, w| w.gauge(&[], i64::from(s.config.bgp.is_some()))),
-    },
-    Family {
-        name: "bgp_session_established",
-        help: "Whether the session with the peer is established.",
-        kind: Gauge,
-        samples: Whole(sessions),
-    },
-    Family {
-        name: "vip_present",
-        help: "Whether the address is on this host.",
-        kind: Gauge,
-        samples: Whole(|snapshot, w| {
-            let mut vips = snapshot.vips.iter();
-            vips.try_for_each(|(address, vip)| {
-                w.gauge(&[("vip", &address.to_string())], i64::from(vip.present))
-            })
-        }),
-    },
-    Family {
-        name: "vip_announced",
-        help: "Whether the address shall be announced.",
-        kind: Gauge,
-        samples: Whole(|snapshot, w| {
-            let mut vips = snapshot.vips.iter();
-            vips.try_for_each(|(address, vip)| {
-                w.gauge(
-                    &[("vip", &address.to_string())],
-                    i64::from(vip.announce.is_ok()),
-                )
-            })
-        }),
-    },
-    Family {
-        name: "vip_refused",
-        help: "Why the address is not announced; always 1.",
-        kind: Gauge,
-        samples: Whole(refusals),
-    },
-    Family {
-        name: "reload_refused",
-        help: "Whether the newest configuration was refused and an older one is in force.",
-        kind: Gauge,
-        samples: Whole(|s, w| w.gauge(&[], i64::from(s.reload_refused.is_some()))),
     },
 ];
 
@@ -357,13 +322,13 @@ fn can_depool(service: &Service) -> bool {
 }
 
 fn alerts(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    let alerts = snapshot.alerts(w.now);
-    Severity::ALL.iter().try_for_each(|severity| {
-        let count = alerts
-            .iter()
-            .filter(|alert| alert.severity() == *severity)
-            .count();
-        w.gauge(&[("severity", &severity.to_string())], count)
+    let mut counts = BTreeMap::from(Alert::ALL.map(|kind| (kind, 0_usize)));
+    for alert in snapshot.alerts(w.now) {
+        *counts.entry((alert.name(), alert.severity())).or_default() += 1;
+    }
+    counts.iter().try_for_each(|((name, severity), count)| {
+        let labels = [("alert", *name), ("severity", &*severity.to_string())];
+        w.gauge(&labels, *count)
     })
 }
 
@@ -390,6 +355,7 @@ struct Monitors {
     up_results: u64,
     down_results: u64,
     load_faults: u64,
+    late_checks: u64,
     /// By their length, as [`figures::Figures`] has them, and in microseconds together.
     durations: [u64; figures::BUCKETS.len() + 1],
     duration_sum: u64,
@@ -410,12 +376,14 @@ impl Monitors {
             durations,
             duration_sum,
             load_faults,
+            late,
             certificate_expires,
             ..
         } = &*monitor.figures;
         self.up_results += up_results.load(Relaxed);
         self.down_results += down_results.load(Relaxed);
         self.load_faults += load_faults.load(Relaxed);
+        self.late_checks += late.load(Relaxed);
         self.duration_sum += duration_sum.load(Relaxed);
         let expires = Some(certificate_expires.load(Relaxed)).filter(|time| *time != 0);
         let times = [self.certificate_expires, expires];
@@ -446,33 +414,8 @@ fn each_monitor(
     Ok(())
 }
 
-fn sessions(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    let Some(bgp) = &snapshot.config.bgp else {
-        return Ok(());
-    };
-    let local = bgp.local_as.to_string();
-    bgp.peers.keys().try_for_each(|peer| {
-        let state = snapshot.peers.get(peer).map(|session| session.state);
-        let labels = [("local_asn", local.as_str()), ("peer", &peer.to_string())];
-        w.gauge(&labels, i64::from(state == Some(SessionState::Established)))
-    })
-}
-
-fn refusals(snapshot: &Snapshot, w: &mut Writer<'_>) -> fmt::Result {
-    snapshot
-        .vips
-        .iter()
-        .try_for_each(|(address, vip)| match &vip.announce {
-            Ok(_) => Ok(()),
-            Err(refusal) => w.gauge(
-                &[("vip", &address.to_string()), ("reason", &label(refusal))],
-                1_i64,
-            ),
-        })
-}
-
 /// The name that an enum variant has wherever it is written.
-fn label(variant: &impl Serialize) -> String {
+pub(super) fn label(variant: &impl Serialize) -> String {
     let value = serde_json::to_value(variant).ok();
     value
         .as_ref()
