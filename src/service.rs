@@ -238,7 +238,7 @@ impl From<ServerList> for Listing {
 }
 
 /// What an operator said with a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Note {
     pub reason: Option<Arc<str>>,
     /// When it ends by itself, RFC 3339 in UTC; to be read, not reckoned with.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll::api;
+use plimsoll::history::History;
 use plimsoll::service::Forwarding;
 use plimsoll::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use plimsoll::snapshot::{Guard, KeptDown, Repairs, Scaled, Snapshot, Source};
@@ -33,8 +34,9 @@ impl Wrong {
             .unwrap();
         let bind = || runtime.block_on(api::bind(&[address])).unwrap();
         let listeners = lab.inside(bind);
+        let history = History::new(UNIX_EPOCH);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
-        runtime.spawn(api::run(listeners, receiver));
+        runtime.spawn(api::run(listeners, history, receiver));
         Wrong {
             snapshots,
             _runtime: runtime,

@@ -16,14 +16,14 @@ pub struct Overruled {
     pub service: Option<ServiceName>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Override {
     pub action: Action,
     /// Why, until when, and whether the depool guard shall let it go. Shown in place of the list's.
     pub note: Arc<Note>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     Depool,

@@ -12,7 +12,7 @@ use crate::config::{Bgp, EtcdApi, Servers};
 use crate::conftool::PoolPath;
 use crate::routing::PeerId;
 use crate::routing::session::{Hint, Session, SessionState, Untold};
-use crate::service::{Family, Host, ServiceName};
+use crate::service::{Family, Host, Override, Overruled, ServiceName};
 use crate::snapshot::{
     Applied, Guard, Health, Held, Mode, Pooled, Refusal, Server, Service, Snapshot, Source,
 };
@@ -171,6 +171,11 @@ pub enum Alert {
         family: Family,
         maximum: u32,
     },
+    /// An operator's word is in force in place of a list's.
+    Overridden {
+        overruled: Overruled,
+        by: Arc<Override>,
+    },
     Trouble {
         part: &'static str,
         fault: String,
@@ -194,6 +199,12 @@ impl Snapshot {
         self.of_saved_lists(now, &mut alerts);
         self.of_addresses(&mut alerts);
         self.of_sessions(&mut alerts);
+        for (overruled, by) in &*self.overrides {
+            alerts.push(Alert::Overridden {
+                overruled: overruled.clone(),
+                by: by.clone(),
+            });
+        }
         for (part, fault) in &*self.troubles {
             alerts.push(Alert::Trouble {
                 part,
@@ -506,7 +517,7 @@ fn nothing_weighted(service: &Service) -> bool {
 
 impl Alert {
     /// What alerts there can be, by name and severity.
-    pub const ALL: [(&str, Severity); 29] = [
+    pub const ALL: [(&str, Severity); 30] = [
         ("marked-down-but-pooled", Severity::Critical),
         ("too-small", Severity::Warning),
         ("nothing-pooled", Severity::Critical),
@@ -532,6 +543,7 @@ impl Alert {
         ("session-disabled", Severity::Critical),
         ("not-told", Severity::Warning),
         ("over-maximum", Severity::Warning),
+        ("overridden", Severity::Warning),
         ("trouble", Severity::Warning),
         ("reload-refused", Severity::Warning),
         ("memory-table", Severity::Critical),
@@ -563,6 +575,7 @@ impl Alert {
             Alert::SessionDisabled { .. } => "session-disabled",
             Alert::NotTold { .. } => "not-told",
             Alert::OverMaximum { .. } => "over-maximum",
+            Alert::Overridden { .. } => "overridden",
             Alert::Trouble { .. } => "trouble",
             Alert::ReloadRefused { .. } => "reload-refused",
             Alert::MemoryTable => "memory-table",
@@ -599,6 +612,7 @@ impl Alert {
             | Alert::SessionDisabled { alone: false, .. }
             | Alert::NotTold { .. }
             | Alert::OverMaximum { .. }
+            | Alert::Overridden { .. }
             | Alert::Trouble { .. }
             | Alert::ReloadRefused { .. }
             | Alert::DryRun => Severity::Warning,
@@ -819,6 +833,18 @@ impl fmt::Display for Alert {
                     "{peer}: The router announces more than {maximum} {family} prefixes, \
                      maximum-prefixes"
                 )
+            }
+            Alert::Overridden { overruled, by } => {
+                let until = by.note.until.as_deref().unwrap_or("ended");
+                write!(
+                    f,
+                    "{overruled}: Overridden by an operator, {}, until {until}",
+                    by.action
+                )?;
+                match &by.note.reason {
+                    Some(reason) => write!(f, ": {}", Line(reason)),
+                    None => Ok(()),
+                }
             }
             Alert::Trouble { part, fault } => write!(f, "{part}: {}", Line(fault)),
             Alert::ReloadRefused { mistakes } => {
