@@ -35,13 +35,11 @@ mod lab;
 #[expect(clippy::disallowed_methods, reason = "what it waits for is no task's")]
 mod netns;
 #[path = "kernel/plan.rs"]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the daemon has a clock of its own"
-)]
 mod plan;
 #[path = "kernel/realserver.rs"]
 mod realserver;
+#[path = "kernel/scheduling.rs"]
+mod scheduling;
 #[path = "kernel/stuck.rs"]
 #[expect(
     clippy::disallowed_methods,
@@ -49,10 +47,6 @@ mod realserver;
 )]
 mod stuck;
 #[path = "kernel/sync.rs"]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the daemon has a clock of its own"
-)]
 mod sync;
 #[path = "kernel/sysctl.rs"]
 mod sysctl;

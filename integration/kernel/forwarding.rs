@@ -1,7 +1,7 @@
 //! Traffic through the daemon's IPVS: each way to a server, and what decides which server it is.
 
 use super::traffic::{
-    A, B, CLIENTS, GUE_PORT, LIMIT, Lab, MASQUERADED, Service, Transport, VIPS, write,
+    A, B, CLIENTS, GUE_PORT, LIMIT, Lab, MASQUERADED, OUT, Service, Transport, VIPS,
 };
 use crate::netns::{run, until};
 
@@ -56,15 +56,11 @@ impl Way {
 }
 
 /// What ipvsadm(8) calls it.
-fn words(transport: Transport, vip: &str, port: u16) -> String {
-    let flag = match transport {
-        Transport::Tcp => "-t",
-        Transport::Udp => "-u",
-    };
-    format!("{flag} {}", at(vip, port))
+pub(super) fn words(transport: Transport, vip: &str, port: u16) -> String {
+    format!("{} {}", transport.option(), at(vip, port))
 }
 
-fn at(address: &str, port: u16) -> String {
+pub(super) fn at(address: &str, port: u16) -> String {
     match address.contains(':') {
         true => format!("[{address}]:{port}"),
         false => format!("{address}:{port}"),
@@ -144,6 +140,86 @@ fn masquerading_to_ports_of_their_own() {
     }
 }
 
+/// The module sctp has to be there for sockets of it, the guest's kernel has it.
+#[test]
+fn sctp_by_direct_routing_and_by_masquerading() {
+    let sctp = Transport::Sctp;
+    let mut lab = Lab::new();
+    for (name, addresses, port) in [("a", A, 20003), ("b", B, 20004)] {
+        for n in [0, 1] {
+            lab.serve_sctp(name, VIPS[n], 1100);
+            lab.serve_sctp(name, addresses[n], port);
+        }
+    }
+    let services = [0, 1].into_iter().flat_map(|n| {
+        let mapped = "forwarding = \"masquerading\"\nserver-port = 20003";
+        let to = (MASQUERADED[n], 1101, sctp);
+        [
+            direct("direct", n, (1100, sctp), ""),
+            Service::new(&format!("mapped{n}"), to, mapped, &[A[n], &at(B[n], 20004)]),
+        ]
+    });
+    lab.run(&services.collect::<Vec<_>>());
+    for n in [0, 1] {
+        let shown = [at(A[n], 20003), at(B[n], 20004)].map(|server| format!("{server} -m -w 10"));
+        lab.until_destinations(&words(sctp, MASQUERADED[n], 1101), &[&shown[0], &shown[1]]);
+        until_direct(&lab, &words(sctp, VIPS[n], 1100), n, 1100);
+        // Of one address, or the server tries the client's others, which IPVS knows nothing of.
+        for (from, to) in [
+            (CLIENTS[n][0], (VIPS[n], 1100)),
+            (OUT[n], (MASQUERADED[n], 1101)),
+        ] {
+            let ask = |_| lab.ask_from(sctp, Some((from, 0)), to).unwrap();
+            let mut names: Vec<_> = (0..4).map(ask).collect();
+            names.sort();
+            assert_eq!(names, ["a", "a", "b", "b"], "{to:?}");
+        }
+    }
+}
+
+#[test]
+fn masquerading_keeps_the_port_of_all_ports_and_of_a_mark() {
+    let tcp = Transport::Tcp;
+    let mut lab = Lab::new();
+    for port in [3100, 3101] {
+        lab.serve("a", A, port);
+        lab.serve("b", B, port);
+    }
+    let second = ["10.8.0.102", "fd00:8::102"];
+    lab.client.ip("address add 10.8.0.102/24 dev out");
+    lab.client.ip("address add fd00:8::102/64 dev out nodad");
+    lab.mark("out", "tcp dst_port 3101", 8);
+    let service = |name: &str, n: usize, what: &str| {
+        let at = format!("address = \"{}\"\n{what}\n", MASQUERADED[n]);
+        let keys = "forwarding = \"masquerading\"";
+        Service::known_by(&format!("{name}{n}"), &at, keys, &[A[n], B[n]])
+    };
+    let all = "port = 0\nprotocol = \"tcp\"\npersistence-timeout = \"1m\"";
+    lab.run(&[0, 1].map(|n| service("all", n, all)));
+    for n in [0, 1] {
+        let both = [A, B].map(|server| format!("{} -m -w 10", at(server[n], 0)));
+        lab.until_destinations(&words(tcp, MASQUERADED[n], 0), &[&both[0], &both[1]]);
+        let ask = |from: &str, port| {
+            lab.ask_from(tcp, Some((from, 0)), (MASQUERADED[n], port))
+                .unwrap_or_else(|error| panic!("port {port} of {}: {error}", MASQUERADED[n]))
+        };
+        let first = ask(OUT[n], 3100);
+        assert_eq!([3101, 3100].map(|port| ask(OUT[n], port)), [&*first; 2]);
+        // By turns, but for what a client had before.
+        assert_ne!(ask(second[n], 3100), first);
+    }
+    lab.run(&[0, 1].map(|n| service("marked", n, "firewall-mark = 8")));
+    for (n, mark) in ["-f 8", "-f 8 -6"].into_iter().enumerate() {
+        let both = [A, B].map(|server| format!("{} -m -w 10", at(server[n], 0)));
+        lab.until_destinations(mark, &[&both[0], &both[1]]);
+        lab.until_destinations(&words(tcp, MASQUERADED[n], 0), &[]);
+        expect_both(&lab, "a mark", tcp, (MASQUERADED[n], 3101));
+        // Without the mark it is for the balancer itself, and nobody is there.
+        let refused = lab.ask(tcp, (MASQUERADED[n], 3100)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
 /// Connections that their client has ended are forgotten in a second, as are those of UDP.
 fn forget_soon(lab: &Lab) {
     run(lab
@@ -153,12 +229,17 @@ fn forget_soon(lab: &Lab) {
 }
 
 /// Both servers by direct routing.
-fn until_direct(lab: &Lab, service: &str, n: usize, port: u16) {
+pub(super) fn until_direct(lab: &Lab, service: &str, n: usize, port: u16) {
     let shown = [A, B].map(|server| format!("{} -g -w 10", at(server[n], port)));
     lab.until_destinations(service, &[&shown[0], &shown[1]]);
 }
 
-fn direct(name: &str, n: usize, (port, transport): (u16, Transport), keys: &str) -> Service {
+pub(super) fn direct(
+    name: &str,
+    n: usize,
+    (port, transport): (u16, Transport),
+    keys: &str,
+) -> Service {
     let name = format!("{name}{n}");
     Service::new(&name, (VIPS[n], port, transport), keys, &[A[n], B[n]])
 }
@@ -214,16 +295,9 @@ fn firewall_marks() {
     for port in [3000, 3001, 3002] {
         lab.serve_vips(port);
     }
-    // One mark, two services: IPVS keeps the families apart. It is tc(8) that marks: the guest's nf_tables knows no
-    // family of addresses.
-    let tc = |words: &str| run(lab.balancer.command("tc").args(words.split(' ')));
-    tc("qdisc add dev balancer clsact");
-    for family in ["ip", "ipv6"] {
-        for what in ["tcp dst_port 3000", "udp dst_port 3001"] {
-            tc(&format!(
-                "filter add dev balancer ingress protocol {family} flower ip_proto {what} action skbedit mark 7"
-            ));
-        }
+    // One mark, two services: IPVS keeps the families apart.
+    for what in ["tcp dst_port 3000", "udp dst_port 3001"] {
+        lab.mark("balancer", what, 7);
     }
     let service = |n: usize| {
         let at = format!("address = \"{}\"\nfirewall-mark = 7\n", VIPS[n]);
@@ -287,7 +361,6 @@ fn a_udp_client_with_a_fixed_port_leaves_a_removed_server() {
     let udp = Transport::Udp;
     let mut lab = Lab::new();
     lab.serve_vips(4200);
-    write(&lab.balancer, "net/ipv4/vs/expire_nodest_conn", "1");
     lab.run(&[0, 1].map(|n| direct("dns", n, (4200, udp), "")));
     for n in [0, 1] {
         let service = words(udp, VIPS[n], 4200);

@@ -1,11 +1,12 @@
 //! The settings of `net.ipv4.vs`, read back with sysctl(8)'s own files.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plimsoll::config::Config;
 use plimsoll::event::Event;
 use plimsoll::ipvs::{Kernel, keep_sysctls};
+use tokio::time::Instant;
 
 use super::lab::{Lab, in_namespace, sh, until};
 

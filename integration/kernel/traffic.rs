@@ -35,12 +35,15 @@ pub(super) const B: [&str; 2] = ["10.9.0.12", "fd00:9::12"];
 /// The client has two addresses of each family.
 pub(super) const CLIENTS: [[&str; 2]; 2] =
     [["10.9.0.101", "10.9.0.102"], ["fd00:9::101", "fd00:9::102"]];
+/// Its address on "out".
+pub(super) const OUT: [&str; 2] = ["10.8.0.101", "fd00:8::101"];
 pub(super) const GUE_PORT: u16 = 5555;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     Tcp,
     Udp,
+    Sctp,
 }
 
 impl Transport {
@@ -48,6 +51,16 @@ impl Transport {
         match self {
             Transport::Tcp => "tcp",
             Transport::Udp => "udp",
+            Transport::Sctp => "sctp",
+        }
+    }
+
+    /// As ipvsadm(8) asks for it.
+    pub(super) fn option(self) -> &'static str {
+        match self {
+            Transport::Tcp => "-t",
+            Transport::Udp => "-u",
+            Transport::Sctp => "--sctp-service",
         }
     }
 }
@@ -152,7 +165,7 @@ impl Lab {
             "out",
             &["10.8.0.1/24", "fd00:8::1/64"],
             &client,
-            &["10.8.0.101/24", "fd00:8::101/64"],
+            &[&format!("{}/24", OUT[0]), &format!("{}/64", OUT[1])],
         );
         write(&balancer, "net/ipv4/ip_forward", "1");
         write(&balancer, "net/ipv6/conf/all/forwarding", "1");
@@ -247,6 +260,31 @@ impl Lab {
         }
     }
 
+    /// It answers by SCTP, too.
+    pub(super) fn serve_sctp(&self, name: &str, address: &str, port: u16) {
+        let at = SocketAddr::new(address.parse().unwrap(), port);
+        for (name, server) in self.servers.iter().filter(|(own, _)| *own == name) {
+            answer(name, inside(server, move || sctp_listener(at).unwrap()));
+        }
+    }
+
+    pub(super) fn server(&self, name: &str) -> &Namespace {
+        let mut those = self.servers.iter().filter(|(own, _)| *own == name);
+        &those.next().expect("a server of this name").1
+    }
+
+    /// What comes to the balancer over this device and is `tcp dst_port 80`, say, gets the mark. By tc(8): the guest's
+    /// nf_tables knows no family of addresses.
+    pub(super) fn mark(&self, device: &str, what: &str, mark: u32) {
+        let tc = |words: &str| run(self.balancer.command("tc").args(words.split(' ')));
+        tc(&format!("qdisc replace dev {device} clsact"));
+        for family in ["ip", "ipv6"] {
+            tc(&format!(
+                "filter add dev {device} ingress protocol {family} flower ip_proto {what} action skbedit mark {mark}"
+            ));
+        }
+    }
+
     /// Who answers a new connection, or a packet from a new port.
     pub(super) fn ask(&self, transport: Transport, to: (&str, u16)) -> io::Result<String> {
         self.ask_from(transport, None, to)
@@ -261,8 +299,18 @@ impl Lab {
         let at = |(address, port): (&str, u16)| SocketAddr::new(address.parse().unwrap(), port);
         let (from, to) = (from.map(at), at(to));
         inside(&self.client, move || match transport {
-            Transport::Tcp => Ok(connect(from, to)?.0),
-            Transport::Udp => packet(from, to),
+            Transport::Tcp => Ok(connect(Protocol::TCP, from, to)?.0),
+            Transport::Sctp => Ok(connect(Protocol::SCTP, from, to)?.0),
+            Transport::Udp => packet(from, to, b"who"),
+        })
+    }
+
+    /// Who answers this text from this address, and from a port that the kernel chooses.
+    pub(super) fn ask_with(&self, text: &str, from: &str, to: (&str, u16)) -> io::Result<String> {
+        let at = |(address, port): (&str, u16)| SocketAddr::new(address.parse().unwrap(), port);
+        let (from, to, text) = (at((from, 0)), at(to), text.to_owned());
+        inside(&self.client, move || {
+            packet(Some(from), to, text.as_bytes())
         })
     }
 
@@ -278,18 +326,24 @@ impl Lab {
     /// A connection that is open until the answer is dropped.
     pub(super) fn open(&self, to: (&str, u16)) -> (String, TcpStream) {
         let to = SocketAddr::new(to.0.parse().unwrap(), to.1);
-        inside(&self.client, move || connect(None, to).unwrap())
+        inside(&self.client, move || {
+            connect(Protocol::TCP, None, to).unwrap()
+        })
     }
 }
 
-pub(super) fn write(host: &Namespace, setting: &str, value: &str) {
+fn write(host: &Namespace, setting: &str, value: &str) {
     let (path, value) = (format!("/proc/sys/{setting}"), value.to_owned());
     inside(host, move || {
         std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
     });
 }
 
-fn inside<T: Send + 'static>(host: &Namespace, work: impl FnOnce() -> T + Send + 'static) -> T {
+/// On a thread that is in the host's network.
+pub(super) fn inside<T: Send + 'static>(
+    host: &Namespace,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let host = host.handle();
     let thread = std::thread::spawn(move || {
         host.enter();
@@ -337,6 +391,15 @@ fn serve(name: &'static str, server: &Namespace, at: SocketAddr) {
     let (listener, socket) = inside(server, move || {
         (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())
     });
+    answer(name, listener);
+    std::thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 100]) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+    });
+}
+
+fn answer(name: &'static str, listener: TcpListener) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             // Whoever resets the connection has what he wanted. Else the client ends it, and until then has sent back
@@ -347,16 +410,23 @@ fn serve(name: &'static str, server: &Namespace, at: SocketAddr) {
             });
         }
     });
-    std::thread::spawn(move || {
-        while let Ok((_, from)) = socket.recv_from(&mut [0; 100]) {
-            let _ = socket.send_to(name.as_bytes(), from);
-        }
-    });
+}
+
+/// One of the sockets that are used as those of TCP are (RFC 6458 section 4).
+fn sctp_listener(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::SCTP))?;
+    socket.bind(&at.into())?;
+    socket.listen(16)?;
+    Ok(TcpListener::from(socket))
 }
 
 /// The server's name, and the connection.
-fn connect(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<(String, TcpStream)> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+fn connect(
+    protocol: Protocol,
+    from: Option<SocketAddr>,
+    to: SocketAddr,
+) -> io::Result<(String, TcpStream)> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))?;
     if let Some(from) = from {
         socket.bind(&from.into())?;
     }
@@ -368,7 +438,7 @@ fn connect(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<(String, TcpS
     Ok((String::from_utf8_lossy(&name).into_owned(), stream))
 }
 
-fn packet(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<String> {
+fn packet(from: Option<SocketAddr>, to: SocketAddr, bytes: &[u8]) -> io::Result<String> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => "0.0.0.0".parse().unwrap(),
         SocketAddr::V6(_) => "::".parse().unwrap(),
@@ -376,7 +446,7 @@ fn packet(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<String> {
     let socket = UdpSocket::bind(from.unwrap_or(SocketAddr::new(any, 0)))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"who")?;
+    socket.send(bytes)?;
     let mut name = [0; 100];
     let length = socket.recv(&mut name)?;
     Ok(String::from_utf8_lossy(&name[..length]).into_owned())
