@@ -424,6 +424,28 @@ fn keepalived_beside_it_is_found() {
 }
 
 #[test]
+fn what_masquerading_needs_is_missed_before_the_daemon_runs() {
+    let lab = Lab::new();
+    let service = |name: &str, vip: &str, server: &str| {
+        format!(
+            "[service.{name}]\naddress = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nscheduler = \"rr\"\n\
+             server = [{{ host = \"{server}\", forwarding = \"masquerading\" }}]\n"
+        )
+    };
+    let both = service("four", VIPS[0], "10.9.1.2") + &service("six", VIPS[1], "fd00:1::2");
+    let config = lab.config(&both);
+    sh(
+        &lab.host,
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+    );
+    for setting in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        let examine = || lab.doctor(&format!("-c {config}"));
+        let breaking = format!("sysctl -qw {setting}=0");
+        check(&lab, examine, &breaking, &["fault ip-forward"]);
+    }
+}
+
+#[test]
 fn it_says_what_it_could_not_look_at() {
     let lab = Lab::real_server();
     let mut command = lab.host.command("setpriv");

@@ -244,7 +244,8 @@ impl Route {
         Ok(())
     }
 
-    async fn list(
+    /// All of a kind.
+    pub async fn list(
         &mut self,
         all: RouteNetlinkMessage,
         refused: impl Fn(Errno) -> Lost,
@@ -257,7 +258,7 @@ impl Route {
     }
 
     /// What is in the answer, once it is whole.
-    async fn request(
+    pub async fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,

@@ -16,7 +16,7 @@ use crate::doctor::{self, Asked, Host, Report, Role};
 /// It changes nothing. On the wire it asks who has the service addresses; to etcd and to routers without a session
 /// it opens a connection and closes it. Run it as root; what cannot be looked at is a note.
 ///
-/// Exit codes: 0 nothing wrong; 1 warnings; 2 faults; 64 command line; 78 configuration.
+/// Exit codes: 0 nothing wrong; 1 warnings; 2 faults; 64 command line; 71 something else of the system; 78 configuration.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     /// Beside those of the configuration, these service addresses are looked at.
@@ -36,20 +36,27 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn main(self) -> ExitCode {
         let mut say = Say::new(false);
-        match self.report() {
-            Ok(report) => {
-                say.line(&self.text(&report));
-                let code = report.exit_code();
-                say.exit(code)
-            }
+        let host = match self.asked() {
+            Ok(asked) => Host::read(asked),
             Err(mistakes) => {
                 say.fault(&mistakes.to_string());
-                ExitCode::from(exit::CONFIG)
+                return say.exit(exit::CONFIG);
+            }
+        };
+        match host {
+            Ok(host) => {
+                let report = doctor::examine(&host);
+                say.line(&self.text(&report));
+                say.exit(report.exit_code())
+            }
+            Err(cause) => {
+                say.fault(&format!("cannot start the runtime: {cause}"));
+                say.exit(exit::OS_ERROR)
             }
         }
     }
 
-    fn report(&self) -> Result<Report, Mistakes> {
+    fn asked(&self) -> Result<Asked, Mistakes> {
         let config = match &self.config {
             Some(path) => Some(Config::read(path)?),
             None => match PathBuf::from(CONFIG) {
@@ -57,12 +64,11 @@ impl Doctor {
                 _ => None,
             },
         };
-        let asked = Asked {
+        Ok(Asked {
             role: self.role,
             config,
             vips: self.vips.iter().copied().collect(),
-        };
-        Ok(doctor::examine(&Host::read(asked)))
+        })
     }
 
     fn text(&self, report: &Report) -> String {

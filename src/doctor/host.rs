@@ -6,15 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::netlink::Route;
 pub use super::netlink::{Address, Interface, Neighbour, Owner, Way};
 use super::probe::{self, Answer};
 use super::reach::{self, Etcd, Router};
-use super::{Role, limits};
-use crate::config::Config;
+use super::{Role, limits, netlink};
+use crate::config::{self, Config, Servers};
 use crate::ipvs::Kernel;
 use crate::ipvs::listing::{Forward, Listing};
-use crate::service::{Protocol, VirtualService};
+use crate::rtnl::Route;
+use crate::service::{Family, Forwarding, Protocol, VirtualService};
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -102,19 +102,18 @@ impl Files {
 }
 
 impl Host {
-    /// Takes a second for the answers of others, and as long as they take to connect, 3 s at most.
-    pub fn read(asked: Asked) -> Host {
+    /// Takes a second for the answers of others, and as long as they take to connect, 3 s at most. Fails if there is
+    /// no runtime to ask the kernel with.
+    pub fn read(asked: Asked) -> io::Result<Host> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build()?;
         let files = Files { root: "/".into() };
         let listing = files.text(crate::ipvs::listing::PATH).ok();
         let listing = listing.map(|text| Listing::of(&text));
-        let mut route = Route::open();
-        let mut on_route = |what: &str| match &mut route {
-            Ok(route) => route
-                .interfaces()
-                .map_err(|error| format!("cannot {what}: {error}")),
-            Err(error) => Err(format!("cannot open a route socket: {error}")),
+        let (route, interfaces) = match runtime.block_on(netlink::interfaces()) {
+            Ok((route, interfaces)) => (Some(route), Ok(interfaces)),
+            Err(lost) => (None, Err(lost.to_string())),
         };
-        let interfaces = on_route("list the interfaces");
         let role = asked
             .role
             .unwrap_or_else(|| guess(&asked, listing.as_ref()));
@@ -131,7 +130,7 @@ impl Host {
             neighbours: Vec::new(),
             ways: BTreeMap::new(),
             limits_mss: false,
-            protocols: protocols(role, listing.is_some()),
+            protocols: runtime.block_on(protocols(role, listing.is_some())),
             answers,
             etcd: Vec::new(),
             routers: Vec::new(),
@@ -143,21 +142,21 @@ impl Host {
             interfaces,
             listing,
         };
-        if let Ok(route) = &mut route {
-            host.read_ways(route);
+        if let Some(route) = route {
+            runtime.block_on(host.read_ways(route));
         }
         (host.etcd, host.routers) = reach::read(&host);
-        host
+        Ok(host)
     }
 
-    fn read_ways(&mut self, route: &mut Route) {
+    async fn read_ways(&mut self, mut route: Route) {
         for server in self.servers() {
-            if let Ok(way) = route.way(server) {
+            if let Ok(way) = netlink::way(&mut route, server).await {
                 self.ways.insert(server, way);
             }
         }
-        self.neighbours = route.neighbours().unwrap_or_default();
-        self.limits_mss = route.limits_mss().unwrap_or(false);
+        self.neighbours = netlink::neighbours(&mut route).await.unwrap_or_default();
+        self.limits_mss = netlink::limits_mss(&mut route).await.unwrap_or(false);
     }
 
     /// Those in IPVS.
@@ -206,11 +205,21 @@ impl Host {
         those.map(|(id, _)| *id).collect()
     }
 
-    /// Whether IPVS has a destination that is reached so.
-    pub fn forwards(&self, how: Forward, is: impl Fn(&IpAddr) -> bool) -> bool {
-        let services = self.listing.iter().flat_map(|listing| &listing.services);
-        let mut servers = services.flat_map(|service| &service.destinations);
-        servers.any(|to| to.forward == how && is(&to.at.ip()))
+    /// The families of the servers that are reached so, configured or in IPVS.
+    pub fn forwards(&self, how: Forward) -> BTreeSet<Family> {
+        let configured = self
+            .config
+            .iter()
+            .flat_map(|config| config.services.values());
+        let configured = configured
+            .filter(|service| configured_ways(service).any(|way| way == how))
+            .map(|service| service.server_family);
+        let held = self.listing.iter().flat_map(|listing| &listing.services);
+        let held = held
+            .flat_map(|service| &service.destinations)
+            .filter(|to| to.forward == how)
+            .map(|to| Family::of(to.at.ip()));
+        configured.chain(held).collect()
     }
 
     /// All services, configured or in IPVS: their protocols in small letters, addresses and ports.
@@ -257,6 +266,22 @@ impl Host {
     }
 }
 
+/// How its servers are reached; of those whose list is elsewhere none says otherwise than the service.
+fn configured_ways(service: &config::Service) -> impl Iterator<Item = Forward> {
+    let each = match &service.servers {
+        Servers::Inline(list) => list
+            .keys()
+            .map(|host| service.deliveries.get(host).unwrap_or(&service.delivery))
+            .collect(),
+        Servers::File(_) | Servers::Etcd(_) => vec![&service.delivery],
+    };
+    each.into_iter().map(|delivery| match delivery.forwarding {
+        Forwarding::DirectRouting => Forward::DirectRouting,
+        Forwarding::Masquerading => Forward::Masquerading,
+        Forwarding::Tunnel(_) => Forward::Tunnel,
+    })
+}
+
 /// A file name without its folders: `keepalived` of `/usr/sbin/keepalived -D`. Daemons may write a text of their
 /// own over it (`keepalived: …`).
 fn program(line: &[String]) -> &str {
@@ -299,16 +324,12 @@ fn vips(
 }
 
 /// Asked of the kernel only if IPVS is loaded: the question itself would load it.
-fn protocols(role: Role, loaded: bool) -> Result<(bool, bool), String> {
+async fn protocols(role: Role, loaded: bool) -> Result<(bool, bool), String> {
     if !loaded || role != Role::Balancer {
         return Ok((true, true));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let asked = runtime.block_on(async { Kernel::connect().await?.protocols().await });
-    asked.map_err(|error| crate::chain::chain(&error))
+    let asked = async { Kernel::connect().await?.protocols().await };
+    asked.await.map_err(|error| crate::chain::chain(&error))
 }
 
 fn processes() -> BTreeMap<u32, Vec<String>> {

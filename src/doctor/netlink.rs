@@ -1,9 +1,8 @@
-//! Interfaces, addresses, neighbours and routes, as rtnetlink tells them. Only asks. Blocking: nothing else is going on.
+//! Interfaces, addresses, neighbours and routes, as rtnetlink tells them. Only asks.
 
-use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol,
 };
@@ -15,11 +14,10 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 
 use crate::address::MARK;
+use crate::rtnl::{Failure, Lost, Route};
 
 /// `RTPROT_KEEPALIVED` (linux/rtnetlink.h), with which keepalived marks its addresses, too.
 const KEEPALIVED: AddressProtocol = AddressProtocol::Other(18);
@@ -94,119 +92,68 @@ pub enum Way {
     NoRoute,
 }
 
-pub(super) struct Route {
-    socket: Socket,
+/// With their addresses, and the connection for further questions.
+pub(super) async fn interfaces() -> Result<(Route, Vec<Interface>), Lost> {
+    let mut route = Route::open()?;
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut interfaces = Vec::new();
+    for answer in route.list(links, Lost::Links).await? {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            interfaces.push(interface(&link));
+        }
+    }
+    let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    for answer in route.list(addresses, Lost::Addresses).await? {
+        if let RouteNetlinkMessage::NewAddress(message) = answer {
+            let mut of = interfaces.iter_mut();
+            let of = of.find(|interface| interface.index == message.header.index);
+            if let (Some(of), Some(address)) = (of, address(&message)) {
+                of.addresses.push(address);
+            }
+        }
+    }
+    Ok((route, interfaces))
 }
 
-impl Route {
-    pub(super) fn open() -> io::Result<Route> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Route { socket })
-    }
+pub(super) async fn neighbours(route: &mut Route) -> Result<Vec<Neighbour>, Failure> {
+    let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    let answers = route.request(all, NLM_F_DUMP).await?;
+    Ok(answers.iter().filter_map(neighbour).collect())
+}
 
-    /// With their addresses.
-    pub(super) fn interfaces(&mut self) -> io::Result<Vec<Interface>> {
-        let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let mut interfaces = Vec::new();
-        for answer in self.ask(links, NLM_F_DUMP)? {
-            if let RouteNetlinkMessage::NewLink(link) = answer {
-                interfaces.push(interface(&link));
-            }
-        }
-        let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        for answer in self.ask(addresses, NLM_F_DUMP)? {
-            if let RouteNetlinkMessage::NewAddress(message) = answer {
-                let mut of = interfaces.iter_mut();
-                let of = of.find(|interface| interface.index == message.header.index);
-                if let (Some(of), Some(address)) = (of, address(&message)) {
-                    of.addresses.push(address);
-                }
-            }
-        }
-        Ok(interfaces)
+pub(super) async fn way(route: &mut Route, to: IpAddr) -> Result<Way, Failure> {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(to),
+        destination_prefix_length: if to.is_ipv4() { 32 } else { 128 },
+        ..RouteHeader::default()
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(to));
+    message.attributes.push(destination);
+    let question = RouteNetlinkMessage::GetRoute(message);
+    match route.request(question, NLM_F_ACK).await {
+        Ok(answers) => Ok(answers.iter().find_map(way_of).unwrap_or(Way::NoRoute)),
+        Err(Failure::Refused(errno)) if is_no_route(errno) => Ok(Way::NoRoute),
+        Err(failure) => Err(failure),
     }
+}
 
-    pub(super) fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
-        let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-        let answers = self.ask(all, NLM_F_DUMP)?.into_iter();
-        Ok(answers.filter_map(|answer| neighbour(&answer)).collect())
-    }
-
-    pub(super) fn way(&mut self, to: IpAddr) -> io::Result<Way> {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(to),
-            destination_prefix_length: if to.is_ipv4() { 32 } else { 128 },
-            ..RouteHeader::default()
+/// Whether some default route limits the MSS of this host's connections.
+pub(super) async fn limits_mss(route: &mut Route) -> Result<bool, Failure> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    let all = RouteNetlinkMessage::GetRoute(message);
+    let answers = route.request(all, NLM_F_DUMP).await?;
+    Ok(answers.iter().any(|answer| {
+        let RouteNetlinkMessage::NewRoute(route) = answer else {
+            return false;
         };
-        let destination = RouteAttribute::Destination(RouteAddress::from(to));
-        message.attributes.push(destination);
-        match self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_ACK) {
-            Ok(answers) => Ok(answers.iter().find_map(way).unwrap_or(Way::NoRoute)),
-            Err(error) if is_no_route(&error) => Ok(Way::NoRoute),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether some default route limits the MSS of this host's connections.
-    pub(super) fn limits_mss(&mut self) -> io::Result<bool> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
-        Ok(answers.iter().any(|answer| {
-            let RouteNetlinkMessage::NewRoute(route) = answer else {
-                return false;
-            };
-            route.header.destination_prefix_length == 0
-                && route.attributes.iter().any(|attribute| {
-                    matches!(attribute, RouteAttribute::Metrics(all)
-                        if all.iter().any(|one| matches!(one, RouteMetric::Advmss(_) | RouteMetric::Mtu(_))))
-                })
-        }))
-    }
-
-    /// All answers, once they are whole.
-    fn ask(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | flags;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut answers = Vec::new();
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = &datagram[..];
-            while rest.len() >= 16 {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                let length = length.clamp(16, rest.len());
-                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-                // One that this library does not understand is not what was asked for.
-                let Ok(answer) = answer else { continue };
-                let code = if let NetlinkPayload::InnerMessage(message) = answer.payload {
-                    answers.push(message);
-                    continue;
-                } else if let NetlinkPayload::Error(end) = answer.payload {
-                    end.raw_code()
-                } else if let NetlinkPayload::Done(end) = answer.payload {
-                    end.code
-                } else {
-                    continue;
-                };
-                return match code {
-                    0 => Ok(answers),
-                    errno => Err(Errno::from_raw(errno.wrapping_abs()).into()),
-                };
-            }
-        }
-    }
+        route.header.destination_prefix_length == 0
+            && route.attributes.iter().any(|attribute| {
+                matches!(attribute, RouteAttribute::Metrics(all)
+                    if all.iter().any(|one| matches!(one, RouteMetric::Advmss(_) | RouteMetric::Mtu(_))))
+            })
+    }))
 }
 
 fn family(address: IpAddr) -> AddressFamily {
@@ -216,8 +163,7 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn is_no_route(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
+fn is_no_route(errno: Errno) -> bool {
     let no_route = [
         Errno::ENETUNREACH,
         Errno::EHOSTUNREACH,
@@ -225,7 +171,7 @@ fn is_no_route(error: &io::Error) -> bool {
         Errno::EACCES,
         Errno::EINVAL,
     ];
-    errno.is_some_and(|errno| no_route.contains(&errno))
+    no_route.contains(&errno)
 }
 
 fn interface(link: &LinkMessage) -> Interface {
@@ -314,7 +260,7 @@ fn neighbour(answer: &RouteNetlinkMessage) -> Option<Neighbour> {
     })
 }
 
-fn way(answer: &RouteNetlinkMessage) -> Option<Way> {
+fn way_of(answer: &RouteNetlinkMessage) -> Option<Way> {
     let RouteNetlinkMessage::NewRoute(route) = answer else {
         return None;
     };

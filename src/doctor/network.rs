@@ -8,6 +8,7 @@ use super::Role::{Balancer, RealServer};
 use super::host::{Interface, Way};
 use super::{Found, Host, command, kernel, words};
 use crate::ipvs::listing::Forward;
+use crate::service::Family;
 
 /// The larger one of `all` and the interface's own is in force.
 pub(super) fn rp_filter(host: &Host, found: &mut Found) {
@@ -54,11 +55,11 @@ fn default_routes(host: &Host) -> BTreeSet<String> {
 pub(super) fn ip_forward(host: &Host, found: &mut Found) {
     let why = "the servers' answers to masqueraded connections end here: clients see a connection that never opens";
     for (family, sysctl) in [
-        ("IPv4", "net/ipv4/ip_forward"),
-        ("IPv6", "net/ipv6/conf/all/forwarding"),
+        (Family::Ipv4, "net/ipv4/ip_forward"),
+        (Family::Ipv6, "net/ipv6/conf/all/forwarding"),
     ] {
-        let is = |address: &IpAddr| address.is_ipv4() == (family == "IPv4");
-        if host.forwards(Forward::Masquerading, is) && host.files.number(sysctl) == Some(0) {
+        let masquerades = host.forwards(Forward::Masquerading).contains(&family);
+        if masquerades && host.files.number(sysctl) == Some(0) {
             let name = sysctl.replace('/', ".");
             let text =
                 format!("{name} is 0, and servers are reached by masquerading over {family}");
@@ -84,9 +85,9 @@ pub(super) fn conntrack(host: &Host, found: &mut Found) {
             false => found.warning(text, why, mend),
         }
     }
-    let direct =
-        host.forwards(Forward::DirectRouting, |_| true) || host.forwards(Forward::Tunnel, |_| true);
-    let masquerading = host.forwards(Forward::Masquerading, |_| true);
+    let some = |how| !host.forwards(how).is_empty();
+    let direct = some(Forward::DirectRouting) || some(Forward::Tunnel);
+    let masquerading = some(Forward::Masquerading);
     if host.role == Balancer
         && direct
         && !masquerading

@@ -76,7 +76,7 @@ fn is_only(service: &Service, to: &Destination) -> bool {
 /// The ways to the servers.
 pub(super) fn routes(host: &Host, found: &mut Found) {
     for server in host.servers() {
-        let direct = host.forwards(Forward::DirectRouting, |of| *of == server);
+        let direct = is_direct(host, server);
         match host.ways.get(&server) {
             Some(Way::NoRoute) => found.fault(
                 format!("there is no route to {server}"),
@@ -92,6 +92,12 @@ pub(super) fn routes(host: &Host, found: &mut Found) {
             Some(Way::Here) | None => {}
         }
     }
+}
+
+fn is_direct(host: &Host, server: IpAddr) -> bool {
+    let services = host.listing.iter().flat_map(|listing| &listing.services);
+    let mut servers = services.flat_map(|service| &service.destinations);
+    servers.any(|to| to.at.ip() == server && to.forward == Forward::DirectRouting)
 }
 
 fn neighbour(host: &Host, interface: u32, next: IpAddr, found: &mut Found) {
