@@ -424,6 +424,22 @@ fn keepalived_beside_it_is_found() {
 }
 
 #[test]
+fn another_program_that_writes_ipvs_is_found() {
+    let lab = Lab::new();
+    let config = lab.config(SERVICE);
+    let examine = || lab.doctor(&format!("-c {config}"));
+    assert_eq!(examine().names(), Vec::<String>::new());
+    let program = lab.files.path().join("ldirectord");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let rival = Process::start(lab.host.command(program.to_str().unwrap()).arg("600"));
+    until(Duration::from_secs(10), "it is found", || {
+        (examine().names() == ["warning rival"]).then_some(())
+    });
+    drop(rival);
+    assert_eq!(examine().names(), Vec::<String>::new());
+}
+
+#[test]
 fn what_masquerading_needs_is_missed_before_the_daemon_runs() {
     let lab = Lab::new();
     let service = |name: &str, vip: &str, server: &str| {

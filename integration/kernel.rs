@@ -64,7 +64,6 @@ mod traffic;
 mod vip;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
 use plimsoll::event::Event;
@@ -72,7 +71,7 @@ use plimsoll::ipvs::{self, Kernel, Memory, Table};
 use plimsoll::service::{Destinations, Protocol, Scheduler, VirtualService, Weight};
 use tokio::time::Instant;
 
-use lab::{Lab, in_namespace, key, pool, sh, until};
+use lab::{Lab, expect_a_guest, in_namespace, key, pool, sh, unload_ipvs, until};
 
 /// Starts the sink on the kernel's table; what it remembers is in the lab's directory.
 async fn start(lab: &mut Lab) {
@@ -410,11 +409,7 @@ fn a_missing_scheduler_is_named_and_holds_up_nobody() {
 
 #[test]
 fn survives_the_module_being_unloaded() {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-    assert!(
-        cpu.contains("User Mode Linux"),
-        "this would unload the machine's own ip_vs: run it in user-mode-linux"
-    );
+    expect_a_guest();
     in_namespace(async {
         let mut lab = Lab::new();
         start(&mut lab).await;
@@ -422,19 +417,9 @@ fn survives_the_module_being_unloaded() {
         lab.publish();
         lab.expect_applied(1).await;
         let right = table();
-        let unload = "ipvsadm -C
-            for module in $(sed -n 's/^\\(ip_vs_[a-z_]*\\) .*/\\1/p' /proc/modules); do busybox rmmod $module; done 2>/dev/null
-            busybox rmmod ip_vs 2>/dev/null";
-        let unloaded = || {
-            Command::new("sh")
-                .args(["-c", unload])
-                .status()
-                .unwrap()
-                .success()
-        };
 
         // The sink's asking loads it again.
-        until("ip_vs is unloaded", unloaded).await;
+        until("ip_vs is unloaded", unload_ipvs).await;
         let event = lab.event().await;
         assert!(matches!(event, Event::Repaired { .. }), "{event:?}");
         lab.expect_applied(1).await;
@@ -443,7 +428,7 @@ fn survives_the_module_being_unloaded() {
         // Now it can't be loaded for a while.
         let modprobe = sh("cat /proc/sys/kernel/modprobe");
         sh("echo /bin/false > /proc/sys/kernel/modprobe");
-        until("ip_vs is unloaded", unloaded).await;
+        until("ip_vs is unloaded", unload_ipvs).await;
         match lab.event().await {
             Event::NotApplied { fault, holds, .. } => {
                 assert!(fault.contains("no IPVS: modprobe ip_vs"), "{fault}");

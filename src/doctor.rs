@@ -255,6 +255,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_check_is_shown_on_a_host_that_is_broken_for_real() {
+        // The kernels that we have were all built with TCP and UDP.
+        const NOT_SHOWN: &[&str] = &["ipvs-protocol"];
+        let shown = [
+            include_str!("../integration/doctor.rs"),
+            include_str!("../integration/kernel/doctor.rs"),
+        ]
+        .concat();
+        for check in CHECKS {
+            let is_expected =
+                |severity: &&str| shown.contains(&format!("\"{severity} {}\"", check.name));
+            let severities = ["fault", "warning", "note"];
+            assert_eq!(
+                severities.iter().any(is_expected),
+                !NOT_SHOWN.contains(&check.name),
+                "integration/doctor.rs and kernel/doctor.rs break what {} finds",
+                check.name
+            );
+        }
+    }
+
+    #[test]
     fn the_report_says_the_worst_first() {
         let finding = |check, severity| Finding {
             check,

@@ -45,6 +45,25 @@ pub(crate) fn sh(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What holds for the whole machine is changed in user-mode-linux alone.
+pub(crate) fn expect_a_guest() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    assert!(
+        cpu.contains("User Mode Linux"),
+        "this would change the machine's own modules and files: run it in user-mode-linux"
+    );
+}
+
+/// Whether IPVS is no more there, all services of this network namespace with it. The kernel takes its time with
+/// namespaces that are gone, whose services keep the module in use.
+pub(crate) fn unload_ipvs() -> bool {
+    let unload = "ipvsadm -C
+        for module in $(sed -n 's/^\\(ip_vs_[a-z_]*\\) .*/\\1/p' /proc/modules); do busybox rmmod $module; done 2>/dev/null
+        busybox rmmod ip_vs 2>/dev/null";
+    let status = Command::new("sh").args(["-c", unload]).status();
+    status.unwrap().success()
+}
+
 /// Waits for it, but not for ever.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
