@@ -237,6 +237,53 @@ fn each_kind_of_tunnel_brings_clients_to_the_server() {
 }
 
 #[test]
+fn tunnels_of_the_balancers_configuration() {
+    let lab = Lab::new();
+    let directory = lab.state.path().display();
+    let file = lab.state.path().join("plimsoll.toml");
+    let service = |name: &str, vip: &str, tunnel: &str, server: &str| {
+        format!(
+            "[service.{name}]\naddress = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nscheduler = \"rr\"\n\
+             forwarding = \"tunnel\"\ntunnel = {{ {tunnel} }}\nserver = [{{ host = \"{server}\" }}]\n"
+        )
+    };
+    let own = format!(
+        "[daemon]\nstate-directory = \"{directory}/run\"\n[api]\nlisten = []\ncontrol = \"\"\n"
+    );
+    let gre = "type = \"gre\", checksum = \"csum\"";
+    let gue = "type = \"gue\", port = 6080";
+    let four = service("four", VIPS[0], gre, "10.0.2.3");
+    let six = service("six", VIPS[1], gue, "2001:db8:2::3");
+    std::fs::create_dir(lab.state.path().join("run")).unwrap();
+    std::fs::write(&file, own + &four + &six).unwrap();
+    let file = file.to_str().unwrap();
+    let mut daemon = lab.balancer.command(env!("CARGO_BIN_EXE_plimsoll"));
+    let _daemon = Process::start(daemon.args(["run", "--config", file]).stdout(Stdio::null()));
+    until(SOON, "IPVS has both servers", || {
+        let table = in_it(&lab.balancer, "ipvsadm -Sn");
+        (table.matches("--tun-type").count() == 2).then_some(())
+    });
+    assert_eq!(lab.reached(), [false, false]);
+    for (options, ways, reached) in [
+        (
+            &["--service", "four"][..],
+            &["plimsoll-gre"][..],
+            [true, false],
+        ),
+        (
+            &[],
+            &["plimsoll-gre", "plimsoll-ip6", "port 6080 gue -6"],
+            [true, true],
+        ),
+    ] {
+        lab.expect(&[&["--config", file, "--once"], options].concat());
+        lab.expect(&[&["--config", file, "--check"], options].concat());
+        assert_eq!(lab.ways_in(), ways, "{options:?}");
+        assert_eq!(lab.reached(), reached, "{options:?}");
+    }
+}
+
+#[test]
 fn a_tunnel_device_of_somebody_elses_does_it_and_stays_his() {
     let lab = Lab::new();
     lab.balance(["10.0.2.3", "2001:db8:2::3"], "--tun-type ipip");
