@@ -50,7 +50,7 @@ use crate::snapshot::Snapshot;
 pub use self::memory::Memory;
 pub use self::netlink::Kernel;
 pub use self::plan::{Planned, Prospect, found, plan, plan_sysctls};
-pub use self::sync::{SYNC, keep_sync};
+pub use self::sync::{SYNC, keep_sync, plan_sync};
 pub use self::sysctl::{SYSCTL, keep_sysctls};
 pub use self::table::{Table, Unavailable};
 

@@ -198,3 +198,51 @@ fn says_what_would_change_and_changes_nothing() {
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("cannot be read"), "{err}");
 }
+
+#[test]
+fn connection_synchronisation_is_part_of_it() {
+    let planner = Planner {
+        host: Namespace::new("lb"),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    // All else is as wanted.
+    planner.sh("ip link add wire type dummy && ip link set wire up && ip address add 10.0.0.9/24 dev wire
+        sysctl -qw net.ipv4.vs.conn_reuse_mode=2 net.ipv4.vs.expire_nodest_conn=1 net.ipv4.vs.expire_quiescent_template=1
+        ip address add 192.0.2.1/32 dev lo
+        ipvsadm -A -t 192.0.2.1:80 -s rr && ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1 -g -w 10");
+    let with = |role: &str, id: u8| {
+        let text = format!(
+            "[ipvs.sync]\nrole = \"{role}\"\ninterface = \"wire\"\nsync-id = {id}\n\
+             [service.web]\naddress = \"192.0.2.1\"\nport = 80\nprotocol = \"tcp\"\nscheduler = \"rr\"\n\
+             vip-reachability = false\nserver = [{{ host = \"10.0.0.1\" }}]\n"
+        );
+        planner.write("plimsoll.toml", &text)
+    };
+    let thread = |role: &str, id: u8| {
+        format!("{role} on wire, sync-id {id}, group 224.0.0.81, port 8848, ttl 1")
+    };
+    let line = |was: &str, is: &str| format!("connection synchronisation: {was} -> {is}");
+    let both = with("both", 7);
+    let (master, backup) = (thread("master", 7), thread("backup", 7));
+    planner.expect(
+        &both,
+        2,
+        &[&line("gone", &master), &line("gone", &backup), "2 changes"],
+    );
+    let (code, out, _) = planner.plan(&both, &["--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    let steps = json["changes"].as_array().unwrap();
+    assert_eq!((code, steps.len()), (2, 2));
+    for step in steps {
+        assert_eq!(step["kind"], "sync");
+        assert_eq!(step["object"], "connection synchronisation");
+    }
+
+    planner.sh("ipvsadm --start-daemon backup --mcast-interface wire --syncid 7");
+    planner.expect(&both, 2, &[&line("gone", &master), "1 change"]);
+    let other = with("backup", 8);
+    let change = line(&backup, &thread("backup", 8));
+    planner.expect(&other, 2, &[&change, "1 change"]);
+    planner.expect(&with("backup", 7), 0, &["nothing would change"]);
+    planner.sh("ipvsadm --stop-daemon backup");
+}

@@ -27,11 +27,12 @@ const FAILED: u8 = 1;
 /// The configuration would change something.
 const CHANGES: u8 = 2;
 
-/// Show what a configuration would change on this host (IPVS, the addresses on lo, the settings of net.ipv4.vs) and in
-/// what the daemon here announces, and change nothing.
+/// Show what a configuration would change on this host (IPVS, its connection synchronisation, the addresses on lo, the
+/// settings of net.ipv4.vs) and in what the daemon here announces, and change nothing.
 ///
 /// Server lists are read once, names are resolved once, servers that the kernel has are taken as up and others as at a
-/// start of `plimsoll run`. Needs the right to read IPVS (CAP_NET_ADMIN).
+/// start of `plimsoll run`. Connection synchronisation that would end is not shown. Needs the right to read IPVS
+/// (CAP_NET_ADMIN).
 ///
 /// Exit codes: 0 nothing would change; 2 something would; 1 it is not known, or not all of it; 64 the command line.
 #[derive(Debug, Args)]
@@ -84,6 +85,8 @@ enum Kind {
     Server,
     Address,
     Sysctl,
+    /// A thread of the kernel's that tells of connections, or hears of them.
+    Sync,
     Route,
 }
 
@@ -131,7 +134,9 @@ impl Plan {
 
 /// What the kernel's part of it would be; what is announced is not asked.
 async fn kernel(config: Arc<Config>) -> Result<(Arc<Snapshot>, Outlook), PlanError> {
-    let mut table = Table::Kernel(Kernel::connect().await?);
+    let mut kernel = Kernel::connect().await?;
+    let sync = ipvs::plan_sync(&mut kernel, config.ipvs.sync.as_ref()).await?;
+    let mut table = Table::Kernel(kernel);
     let keys = config.services.values().map(|service| service.key);
     let found = ipvs::found(&mut table, keys).await?;
     let mut outlook = Outlook::default();
@@ -142,6 +147,7 @@ async fn kernel(config: Arc<Config>) -> Result<(Arc<Snapshot>, Outlook), PlanErr
     let (sysctls, faults) = ipvs::plan_sysctls(&config.ipvs);
     outlook.add(Kind::Sysctl, sysctls);
     outlook.unknown.extend(faults);
+    outlook.add(Kind::Sync, sync);
     let state = &config.daemon.state_directory;
     let prospect = ipvs::plan(&mut table, state, &snapshot).await?;
     outlook.add(Kind::Ipvs, prospect.changes);
@@ -260,7 +266,9 @@ impl Outlook {
         } in &self.changes
         {
             say.line(&match kind {
-                Kind::Ipvs | Kind::Server | Kind::Sysctl => format!("{object}: {change}"),
+                Kind::Ipvs | Kind::Server | Kind::Sysctl | Kind::Sync => {
+                    format!("{object}: {change}")
+                }
                 Kind::Address => format!("address {object}: {change}"),
                 Kind::Route => format!("route {object}: {change}"),
             });

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::table::Unavailable;
 use super::wire::SyncThread;
-use super::{Ended, Kernel};
+use super::{Ended, Kernel, Planned};
 use crate::chain::chain;
 use crate::config::{Sync, SyncRole};
 use crate::event::Event;
@@ -122,9 +122,7 @@ impl Keeper {
             let started = kernel.start_sync(thread).await.map_err(lost)?;
             started.map_err(|errno| format!("cannot start the {thread}: {}", errno.desc()))?;
             if self.ours.contains(thread) {
-                let was = is.iter().find(|other| other.role == thread.role);
-                let was = was.map_or("gone".to_owned(), SyncThread::to_string);
-                let change = format!("{was} -> {thread}");
+                let change = change(&is, thread);
                 warn!(change, "someone else changed connection synchronisation");
                 repairs.push(change);
             } else {
@@ -138,6 +136,30 @@ impl Keeper {
     async fn say(&self, event: Event) -> Result<(), Ended> {
         self.events.send(event).await.map_err(|_| Ended)
     }
+}
+
+/// The threads that would be started, or replaced by others. Those that the configuration does not ask for are not
+/// told of: whether the daemon that runs has started them, it alone knows.
+pub async fn plan_sync(
+    kernel: &mut Kernel,
+    sync: Option<&Sync>,
+) -> Result<Vec<Planned>, Unavailable> {
+    let wanted = threads(sync);
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is = kernel.sync_threads().await?;
+    let planned = wanted.difference(&is).map(|thread| Planned {
+        object: "connection synchronisation".to_owned(),
+        change: change(&is, thread),
+    });
+    Ok(planned.collect())
+}
+
+fn change(is: &BTreeSet<SyncThread>, wanted: &SyncThread) -> String {
+    let was = is.iter().find(|other| other.role == wanted.role);
+    let was = was.map_or("gone".to_owned(), SyncThread::to_string);
+    format!("{was} -> {wanted}")
 }
 
 fn threads(sync: Option<&Sync>) -> BTreeSet<SyncThread> {
