@@ -93,6 +93,14 @@ fn flags_and_persistence() {
             "8: service.web.scheduler-flags[1]: it is a flag of the scheduler sh, this one is mh; leave it out",
         ),
         (
+            "scheduler = \"mh\"\ndrain-timeout = \"1m\"",
+            "8: service.web.drain-timeout: by mh, clients whose hash is of a server that drains are refused; write scheduler-flags = [\"mh-fallback\"] too, or \"0s\"",
+        ),
+        (
+            "scheduler = \"dh\"\ndrain-timeout = \"1m\"",
+            "8: service.web.drain-timeout: by dh, clients whose hash is of a server that drains are refused; write \"0s\"",
+        ),
+        (
             "scheduler-flags = [\"port\"]",
             "7: service.web.scheduler-flags[0]: unknown scheduler flag \"port\"; allowed are sh-fallback, sh-port, mh-fallback, mh-port",
         ),
@@ -137,6 +145,20 @@ fn flags_and_persistence() {
             "9: service.web.persistence-engine: unknown persistence engine \"h323\"; allowed are sip",
         ),
     ]);
+    for (lines, seconds) in [
+        ("", 300),
+        ("drain-timeout = \"1m\"", 60),
+        ("scheduler = \"sh\"", 0),
+        ("scheduler = \"sh\"\nscheduler-flags = [\"sh-port\"]", 0),
+        ("scheduler = \"mh\"\ndrain-timeout = \"0s\"", 0),
+        (
+            "scheduler = \"mh\"\nscheduler-flags = [\"mh-fallback\"]",
+            300,
+        ),
+    ] {
+        let time = service(&web(lines)).drain_timeout.as_secs();
+        assert_eq!(time, seconds, "{lines}");
+    }
     let read = service(&web(
         "protocol = \"udp\"\nscheduler = \"mh\"\nscheduler-flags = [\"mh-port\", \"mh-fallback\"]\none-packet = true\n\
          persistence-timeout = \"1h\"\npersistence-prefix-length = 24\npersistence-engine = \"sip\"",

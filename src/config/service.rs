@@ -15,7 +15,9 @@ use super::report::Place;
 use super::value::Durations;
 use super::{Announce, DepoolGuard, Service, Threshold, bgp, comeback, monitor, server, value};
 use crate::check::{Monitor, Probe};
-use crate::service::{Delivery, Forwarding, Protocol, ServiceName, VirtualService};
+use crate::service::{
+    Delivery, Forwarding, Protocol, Scheduler, Scheduling, ServiceName, VirtualService,
+};
 
 pub(super) const KEYS: &[Key] = &[
     was("address", "ip"),
@@ -86,6 +88,31 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// A server that drains has weight 0, and so nobody drains where that would refuse clients.
+fn drain_timeout(table: &Table<'_>, scheduling: Option<&Scheduling>) -> Option<Duration> {
+    let hash = scheduling.filter(|scheduling| scheduling.refuses_by_hash());
+    let usual = match hash {
+        Some(_) => Duration::ZERO,
+        None => Service::DRAIN_TIMEOUT,
+    };
+    table.or("drain-timeout", usual, |node| {
+        let time = value::duration(node, &DRAIN_TIMEOUT)?;
+        let Some(scheduling) = hash.filter(|_| !time.is_zero()) else {
+            return Some(time);
+        };
+        let scheduler = scheduling.scheduler;
+        let instead = if scheduler == Scheduler::Dh {
+            "write \"0s\"".to_owned()
+        } else {
+            format!("write scheduler-flags = [\"{scheduler}-fallback\"] too, or \"0s\"")
+        };
+        node.mistake(format_args!(
+            "by {scheduler}, clients whose hash is of a server that drains are refused; {instead}"
+        ));
+        None
+    })
+}
+
 /// `base`: what is announced of an address of which the service says nothing.
 pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::Base) -> Draft<'a> {
     let good_name = match name.parse::<ServiceName>() {
@@ -109,9 +136,7 @@ pub(super) fn service<'a>(name: &str, table: &Table<'a>, base: &bgp::announce::B
     let server_port = delivery::server_port(table, known, forwarding);
     let server_family = delivery::server_family(table, known, forwarding);
     let sorry = delivery::sorry(table, server_port, server_family, forwarding);
-    let drain_timeout = table.or("drain-timeout", Service::DRAIN_TIMEOUT, |node| {
-        value::duration(node, &DRAIN_TIMEOUT)
-    });
+    let drain_timeout = drain_timeout(table, scheduling.as_ref());
     let depool_threshold = table.or("depool-threshold", Threshold::DEFAULT, threshold);
     let depool_guard = table.or("depool-guard", DepoolGuard::Floor, depool_guard);
     let servers = server::servers(table, server_family, delivery.unwrap_or_default());

@@ -141,6 +141,27 @@ pub struct Scheduling {
     pub persistence: Option<Persistence>,
 }
 
+impl Scheduling {
+    /// Whether a client can be refused because its hash is of a server of weight 0, though others serve.
+    pub fn refuses_by_hash(&self) -> bool {
+        match self.scheduler {
+            Scheduler::Dh => true,
+            Scheduler::Sh | Scheduler::Mh => !self.flags.contains(&SchedulerFlag::Fallback),
+            Scheduler::Rr
+            | Scheduler::Wrr
+            | Scheduler::Lc
+            | Scheduler::Wlc
+            | Scheduler::Lblc
+            | Scheduler::Lblcr
+            | Scheduler::Sed
+            | Scheduler::Nq
+            | Scheduler::Fo
+            | Scheduler::Ovf
+            | Scheduler::Twos => false,
+        }
+    }
+}
+
 impl From<Scheduler> for Scheduling {
     fn from(scheduler: Scheduler) -> Scheduling {
         Scheduling {
