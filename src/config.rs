@@ -26,6 +26,7 @@ mod bgp;
 mod comeback;
 mod document;
 mod etcd;
+mod hash;
 mod ipvs;
 mod mistake;
 mod monitor;

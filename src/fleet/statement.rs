@@ -76,7 +76,7 @@ impl Statement {
         let before = self.newest.replace(snapshot.clone());
         let before = before.as_deref();
         if before.is_none_or(|before| !Arc::ptr_eq(&before.config, &snapshot.config)) {
-            self.config = balancer::hash(&snapshot.config);
+            self.config = snapshot.config.hash();
         }
         self.balancer_touched |= before.is_none_or(|before| balancer::differs(before, &snapshot));
         let none = OrdMap::new();
