@@ -93,6 +93,7 @@ fn empty() -> Snapshot {
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,
+        config_file: None,
         stopping: false,
     }
 }
@@ -137,6 +138,8 @@ pub(crate) fn service(
         size: 0,
         floor: 0,
         condition: Condition::Failed,
+        refusal: None,
+        newcomer: false,
         counters: Counters::default(),
         traffic: Arc::default(),
     }

@@ -92,6 +92,7 @@ impl Balancer {
                 troubles: Arc::default(),
                 repairs: Arc::default(),
                 reload_refused: None,
+                config_file: None,
                 stopping: false,
             },
         };
@@ -103,6 +104,7 @@ impl Balancer {
         match event {
             Event::Configured(config) => self.configure(config, now),
             Event::ReloadRefused(mistakes) => self.snapshot.reload_refused = Some(mistakes.into()),
+            Event::ConfigFile(file) => self.snapshot.config_file = Some(Arc::new(file)),
             Event::List {
                 service,
                 from,

@@ -1,5 +1,6 @@
 //! Builds all parts from a configuration, joins them, runs them, and stops them in order.
 
+mod config_file;
 mod reload;
 mod threads;
 
@@ -179,6 +180,11 @@ impl Daemon {
         start(
             "monitor",
             Box::pin(monitor::run(checks.handles(), seen(), tell())),
+        );
+        let file = options.config.clone();
+        start(
+            "configuration file",
+            Box::pin(config_file::run(file, seen(), tell())),
         );
         start(
             "api",

@@ -13,6 +13,7 @@ use crate::routing::session::Session;
 use crate::service::{
     Destinations, Family, Host, Listing, Override, Overruled, ServiceName, VirtualService,
 };
+use crate::snapshot::ConfigFile;
 
 #[derive(Clone, Debug, Serialize)]
 pub enum Event {
@@ -20,6 +21,8 @@ pub enum Event {
     Configured(Arc<Config>),
     /// A reload was refused; the old configuration stays. The mistakes, a line each.
     ReloadRefused(String),
+    /// How the configuration's file is now. Sent at first and at each change.
+    ConfigFile(ConfigFile),
     /// A source read a good list, never an empty one.
     List {
         service: ServiceName,

@@ -311,9 +311,11 @@ impl Pool {
             self.applied_revision = self.revision;
         }
         view.applied_revision = self.applied_revision;
+        view.refusal = self.refusal(view.destinations.as_deref());
+        self.newcomer &= view.refusal.is_some();
+        view.newcomer = self.newcomer;
         let view = Arc::new(view);
         self.view = Some(view.clone());
-        self.newcomer &= self.refusal().is_some();
         view
     }
 
@@ -322,14 +324,14 @@ impl Pool {
         let view = self.view.as_ref();
         Bearing {
             condition: view.map_or(Condition::Failed, |view| view.condition),
-            refusal: self.refusal(),
+            refusal: view.map_or(Some(Refusal::NoServerList), |view| view.refusal),
             newcomer: self.newcomer,
             announce: self.config.announce.clone(),
         }
     }
 
-    fn refusal(&self) -> Option<Refusal> {
-        let wanted = self.view.as_ref().and_then(|v| v.destinations.as_deref());
+    /// `wanted`: what IPVS shall hold.
+    fn refusal(&self, wanted: Option<&Destinations>) -> Option<Refusal> {
         // PyBal's way: whatever its servers are, but the kernel must hold the service.
         let never = self.config.announce.withdraw_when == WithdrawWhen::Never;
         let in_kernel = self.served_by_kernel || never && self.in_kernel.is_some();
@@ -516,6 +518,8 @@ impl Pool {
             floor,
             guard: self.guard,
             condition: self.condition(floor),
+            refusal: None,
+            newcomer: self.newcomer,
             counters: self.counters,
             traffic: self.traffic.clone(),
         }

@@ -11,8 +11,9 @@ pub mod traffic;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -50,7 +51,28 @@ pub struct Snapshot {
     pub repairs: Arc<Repairs>,
     /// The mistakes of a configuration that was refused, until a good one is loaded.
     pub reload_refused: Option<Arc<str>>,
+    /// `None`: nobody has looked at it yet.
+    pub config_file: Option<Arc<ConfigFile>>,
     pub stopping: bool,
+}
+
+/// The configuration's file, and how it is now beside what is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    /// When what is in force was taken from it.
+    pub loaded: SystemTime,
+    pub on_disk: OnDisk,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum OnDisk {
+    /// It says what is in force.
+    InForce,
+    /// It says something else, and a reload would take it.
+    Differs,
+    /// A reload would refuse it, for these mistakes, a line each.
+    Bad(Arc<str>),
 }
 
 /// What of the world the daemon touches.
@@ -94,6 +116,10 @@ pub struct Service {
     /// The line that holds a change of the list back; `None`: nobody is held by it.
     pub guard: Option<Guard>,
     pub condition: Condition,
+    /// Why its address may not be announced; `None`: this service does not stand in the way.
+    pub refusal: Option<Refusal>,
+    /// Its address was announced before it came, and it has not been ready for that yet: till then it has no say.
+    pub newcomer: bool,
     pub counters: Counters,
     /// What goes through it: the same one for as long as it is configured.
     pub traffic: Arc<Traffic>,

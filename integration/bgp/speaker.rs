@@ -297,6 +297,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         troubles: Default::default(),
         repairs: Default::default(),
         reload_refused: None,
+        config_file: None,
         stopping: false,
     }
 }

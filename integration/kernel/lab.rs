@@ -114,6 +114,7 @@ impl Lab {
             troubles: Arc::default(),
             repairs: Arc::default(),
             reload_refused: None,
+            config_file: None,
             stopping: false,
         };
         Lab {
@@ -254,6 +255,8 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         size: 0,
         floor: 0,
         condition: Condition::Healthy,
+        refusal: None,
+        newcomer: false,
         counters: Counters::default(),
         traffic: Arc::default(),
     }

@@ -60,6 +60,7 @@ impl Bench {
             troubles: Arc::default(),
             repairs: Arc::default(),
             reload_refused: None,
+            config_file: None,
             stopping: false,
         };
         Bench {
@@ -192,6 +193,8 @@ fn service(name: &str, key: VirtualService, destinations: Option<Arc<Destination
         size: 0,
         floor: 0,
         condition: Condition::Healthy,
+        refusal: None,
+        newcomer: false,
         counters: Counters::default(),
         traffic: Arc::default(),
     }

@@ -41,6 +41,7 @@ pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,
+        config_file: None,
         stopping: false,
     }
 }
@@ -90,6 +91,8 @@ pub(crate) fn service(name: &str, threshold: f64, servers: &[&str]) -> Named {
         guard: None,
         floor: 0,
         condition: Condition::Healthy,
+        refusal: None,
+        newcomer: false,
         counters: Counters::default(),
         traffic: Arc::default(),
     };

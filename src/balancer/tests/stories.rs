@@ -3,7 +3,7 @@
 use super::*;
 use crate::routing::PeerId;
 use crate::routing::session::{Session, SessionState};
-use crate::snapshot::{Applied, Condition, Source};
+use crate::snapshot::{Applied, Condition, ConfigFile, OnDisk, Source};
 
 pub(super) fn four_up() -> Story {
     let mut story = Story::started(config([service("text", "192.0.2.1", 80)]));
@@ -946,6 +946,13 @@ fn sessions_troubles_and_a_refused_reload_are_shown() {
         session: session.clone(),
     });
     story.event(Event::ReloadRefused("line 3".into()));
+    let file = ConfigFile {
+        path: "/etc/plimsoll/plimsoll.toml".into(),
+        loaded: std::time::UNIX_EPOCH,
+        on_disk: OnDisk::Bad("line 3".into()),
+    };
+    story.event(Event::ConfigFile(file.clone()));
+    assert_eq!(story.snapshot.config_file.as_deref(), Some(&file));
     story.event(Event::Trouble {
         part: "state-directory",
         fault: Some("read-only".into()),
