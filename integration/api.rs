@@ -8,9 +8,10 @@ mod bgp;
 mod control;
 #[path = "api/events.rs"]
 mod events;
-#[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../src/snapshot/sample.rs"]
 mod sample;
+#[path = "api/v1.rs"]
+mod v1;
 
 use std::fs;
 use std::net::SocketAddr;

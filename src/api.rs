@@ -2,7 +2,7 @@
 //! nothing beside it. What comes by TCP changes nothing; operators' orders are taken on the control socket.
 //!
 //! ```text
-//!  TcpListener ─► run ──────────┐
+//!  TcpListener ─► run ──────────┐                      ┌──► v1: one body for all who ask ─► json
 //!                               ├─► connections ─► hyper ─► answer(request, snapshot) ─► text | json | metrics
 //!  UnixListener ─► control::run ┘                      └──► order ─► Event::PeerOrder ─► … ─► snapshot ─► text
 //! ```
@@ -27,6 +27,7 @@ mod repairs;
 mod resource;
 mod text;
 mod traffic;
+mod v1;
 
 use std::future::poll_fn;
 use std::io;
@@ -168,6 +169,7 @@ pub async fn run_within(
     let door = Door {
         history,
         snapshots,
+        desk: v1::Desk::default(),
         orders: None,
     };
     let mut next = 0;

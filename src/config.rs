@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 use url::Url;
 
@@ -294,7 +295,7 @@ pub struct Etcd {
     pub stale_after: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EtcdApi {
     /// HTTP and JSON under `/v2/keys`; what conftool 6 speaks.
@@ -401,7 +402,7 @@ impl Threshold {
 }
 
 /// What an administrative change of the list may do to a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DepoolGuard {
     /// Always obeyed, as PyBal does.
@@ -476,7 +477,7 @@ impl Announce {
 }
 
 /// In which condition an address is withdrawn: in this one and in worse ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WithdrawWhen {
     Degraded,
@@ -487,7 +488,7 @@ pub enum WithdrawWhen {
     Never,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Needs {
     /// As good as its worst service.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use imbl::OrdMap;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::traffic::Traffic;
@@ -76,7 +77,7 @@ pub enum OnDisk {
 }
 
 /// What of the world the daemon touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     Real,
@@ -126,7 +127,7 @@ pub struct Service {
 }
 
 /// What an administrative change is measured by while some of it is held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Guard {
     /// The servers that the line is reckoned from: the larger of the list's old and new number.
     pub size: usize,
@@ -211,7 +212,7 @@ impl fmt::Display for Server {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
     /// No monitor has said anything yet.
@@ -320,7 +321,7 @@ impl Pooled {
 }
 
 /// Why a server that should leave the pool, or get no more new connections, stays as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Held {
     /// Not up, but too many others are not either.
@@ -396,7 +397,7 @@ impl Source {
 }
 
 /// How well a service, or all services of an address, can be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// As many servers are up as the threshold asks for.
@@ -514,7 +515,7 @@ pub struct PeerOrders {
 }
 
 /// Why an address is not announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     NoBgp,

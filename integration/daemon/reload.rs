@@ -190,6 +190,13 @@ fn a_bad_file_is_refused_whole() {
     );
     assert_eq!(lab.metric("plimsoll_reload_refused"), Some(1.0));
 
+    lab.until_json("/api/v1/config", "\"on_disk\":\"bad\"");
+
+    // A good one is told of, and waits for a reload.
+    lab.configure(&[&bgp(&[2]), &good, &fine]);
+    lab.until_json("/api/v1/config", "\"on_disk\":\"differs\"");
+    assert_eq!(lab.get("/pools").unwrap(), "web\n");
+
     // Nor does a missing one end it.
     fs::remove_file(&file).unwrap();
     lab.reload(&daemon);
@@ -198,6 +205,7 @@ fn a_bad_file_is_refused_whole() {
     lab.configure(&[&bgp(&[2]), &good]);
     lab.reload(&daemon);
     lab.until_no_alert("reload");
+    lab.until_json("/api/v1/config", "\"on_disk\":\"in-force\"");
     lab.expect_pool("web", &[("127.0.1.1", UP)]);
     router.expect(&[route("192.0.2.1/32", 0)]);
     assert_eq!(

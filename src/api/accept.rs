@@ -46,6 +46,12 @@ impl Taken {
     }
 }
 
+/// Whether JSON may be sent. Where the header is not there, or nothing in it can be read, everything may.
+pub(super) fn takes_json(headers: &HeaderMap) -> bool {
+    let ranges = Range::all(headers);
+    ranges.is_empty() || quality(&ranges, "application", "json") > 0
+}
+
 /// One media range of the header and its weight in thousandths.
 struct Range<'a> {
     kind: &'a str,
@@ -149,6 +155,7 @@ mod tests {
             assert_eq!(Form::wanted(&headers), expected, "{accept:?}");
         }
     }
+
     #[test]
     fn events() {
         for (accept, expected) in [
@@ -169,6 +176,27 @@ mod tests {
                 headers.insert(ACCEPT, accept.parse().unwrap());
             }
             assert_eq!(Taken::of(&headers), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn who_takes_json() {
+        for (accept, expected) in [
+            (&[][..], true),
+            (&[""], true),
+            (&["json"], true),
+            (&["*/*"], true),
+            (&["text/html", "application/*;q=0.1"], true),
+            (&["application/json"], true),
+            (&["text/plain"], false),
+            (&["application/json;q=0, */*"], false),
+            (&["application/xml, text/*"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(ACCEPT, value.parse().unwrap());
+            }
+            assert_eq!(takes_json(&headers), expected, "{accept:?}");
         }
     }
 }

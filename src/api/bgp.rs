@@ -15,6 +15,9 @@ use crate::routing::PeerId;
 use crate::routing::session::Session;
 use crate::snapshot::{PeerOrders, Snapshot};
 
+pub(super) use self::overview::{heard, last_error};
+pub(super) use self::routes::Why;
+
 use super::Now;
 use super::accept::Form;
 use super::resource::Bgp;
@@ -47,7 +50,7 @@ pub(super) fn found(
 pub(super) struct Known<'a> {
     pub(super) id: &'a PeerId,
     pub(super) peer: &'a config::Peer,
-    local_as: u32,
+    pub(super) local_as: u32,
     /// `None`: nothing was heard of its session yet.
     pub(super) session: Option<&'a Session>,
     pub(super) orders: Option<&'a PeerOrders>,
@@ -97,12 +100,12 @@ impl<'a> Known<'a> {
         !said.unwrap_or(self.peer.enabled)
     }
 
-    fn internal(&self) -> bool {
+    pub(super) fn internal(&self) -> bool {
         self.local_as == self.peer.peer_as
     }
 
     /// How many addresses it has been told, of how many.
-    fn told(&self, snapshot: &Snapshot) -> (usize, usize) {
+    pub(super) fn told(&self, snapshot: &Snapshot) -> (usize, usize) {
         let wanted = snapshot.vips.iter().filter(|(address, vip)| {
             let announce = vip.announce.as_ref();
             announce.is_ok_and(|it| self.peer.is_meant(**address, it.to.as_deref()))

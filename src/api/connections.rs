@@ -25,6 +25,7 @@ use super::body::Answer;
 use super::events::Asked;
 use super::order::Order;
 use super::patience::Patient;
+use super::v1::Desk;
 use super::{Limits, Now};
 
 pub(super) struct Connections {
@@ -43,6 +44,8 @@ pub(super) struct Door {
     /// What happened before it.
     pub(super) history: History,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Where `/api/v1` is answered.
+    pub(super) desk: Desk,
     /// `None`: it takes none.
     pub(super) orders: Option<mpsc::Sender<Event>>,
 }
@@ -148,6 +151,9 @@ impl Door {
                 order
                     .obeyed(body, limits.head, events, &mut self.snapshots, busy)
                     .await
+            }
+            None if Desk::is_for(request.uri().path()) => {
+                self.desk.answer(&request, &self.snapshots, busy).await
             }
             None => {
                 let snapshot = self.snapshots.borrow().clone();

@@ -23,6 +23,7 @@ use crate::history::History;
 use crate::snapshot::Snapshot;
 
 use super::connections::Door;
+use super::v1::Desk;
 use super::{Limits, serve};
 
 /// The part that [`Event::Trouble`] names.
@@ -53,6 +54,7 @@ pub async fn run_within(
     let door = Door {
         history,
         snapshots,
+        desk: Desk::default(),
         orders: Some(events.clone()),
     };
     loop {

@@ -95,7 +95,7 @@ fn bgp(names: impl Iterator<Item = String>) -> Resource {
 }
 
 /// `%2E` → `.`; a `%` that stands for nothing stays. What is not UTF-8 then is no name of ours.
-fn decoded(name: &str) -> String {
+pub(super) fn decoded(name: &str) -> String {
     let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::service::{Forwarding, Host};
 use crate::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use crate::snapshot::{Server, Service};
 
-/// `None`, of what goes out: the answers do not pass here.
-#[derive(Serialize)]
+/// The kernel's counts. What goes out is null where the answers do not pass here.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Traffic {
     pub(super) active: u64,
     pub(super) inactive: u64,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Attributes, Community, Role};
@@ -84,7 +85,7 @@ impl PartialEq for Session {
 }
 
 /// What a symptom tells of the configuration of the two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hint {
     /// What one end sends is not heard, or no longer once the connection is up: one end alone has GTSM.
@@ -171,7 +172,7 @@ impl Route {
 }
 
 /// Why a peer is not told of an address that is announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Untold {
     /// The peer did not agree on the family.

@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::check::Probe;
 use crate::config::{Bgp, EtcdApi, Servers};
 use crate::conftool::PoolPath;
@@ -24,7 +27,8 @@ const MOST_ENTRIES: usize = 20;
 /// Addresses that are named where there may be thousands.
 const MOST_ADDRESSES: usize = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Traffic is served as it should be, but something must be looked after.
     Warning,

@@ -71,12 +71,13 @@ impl Line {
     }
 }
 
-fn heard(session: &Session) -> u64 {
+pub(in crate::api) fn heard(session: &Session) -> u64 {
     let prefixes = session.figures.prefixes.iter();
     prefixes.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
-fn last_error(known: &Known<'_>) -> Option<String> {
+/// What keeps it from being as it should.
+pub(in crate::api) fn last_error(known: &Known<'_>) -> Option<String> {
     if known.disabled() {
         let said = known.orders.filter(|orders| orders.enabled.is_some());
         let text = said.and_then(|orders| orders.text.as_ref());

@@ -48,7 +48,7 @@ struct Told<'a> {
 /// Why the peer does not have an address of ours.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Why {
+pub(in crate::api) enum Why {
     /// It is announced to nobody.
     Refused(Refusal),
     /// `families` of the peer leaves its family out.
@@ -104,7 +104,11 @@ impl Told<'_> {
 }
 
 impl Why {
-    fn of(known: &Known<'_>, address: IpAddr, announce: Result<&Announcement, &Refusal>) -> Why {
+    pub(in crate::api) fn of(
+        known: &Known<'_>,
+        address: IpAddr,
+        announce: Result<&Announcement, &Refusal>,
+    ) -> Why {
         let up = |session: &&Session| session.state == SessionState::Established;
         match (announce, known.session.filter(up)) {
             (Err(refusal), _) => Why::Refused(*refusal),
@@ -120,7 +124,7 @@ impl Why {
         }
     }
 
-    fn words(self) -> String {
+    pub(in crate::api) fn words(self) -> String {
         match self {
             Why::Refused(refusal) => refusal.to_string(),
             Why::OtherFamilies => "families of the peer leaves its family out".to_owned(),
