@@ -30,6 +30,8 @@ mod many;
 mod netns;
 #[path = "daemon/order.rs"]
 mod order;
+#[path = "daemon/overrides.rs"]
+mod overrides;
 #[path = "daemon/process.rs"]
 mod process;
 #[path = "daemon/reload.rs"]

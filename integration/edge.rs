@@ -90,6 +90,7 @@ fn empty() -> Snapshot {
         peers: Arc::default(),
         peer_orders: Default::default(),
         overrides: Default::default(),
+        overrides_kept: true,
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,

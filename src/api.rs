@@ -167,9 +167,9 @@ pub async fn run_within(
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     let door = Door {
+        desk: v1::Desk::new(history.clone()),
         history,
         snapshots,
-        desk: v1::Desk::default(),
         orders: None,
     };
     let mut next = 0;

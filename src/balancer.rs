@@ -89,6 +89,7 @@ impl Balancer {
                 peers: Arc::default(),
                 peer_orders: Arc::default(),
                 overrides: Arc::default(),
+                overrides_kept: true,
                 troubles: Arc::default(),
                 repairs: Arc::default(),
                 reload_refused: None,
@@ -206,6 +207,9 @@ impl Balancer {
                 left,
             } => self.overrule(overruled, by, left, now),
             Event::OverrideEnded(overruled) => self.end_override(&overruled),
+            Event::OverridesKept(kept) => {
+                self.snapshot.overrides_kept = Arc::ptr_eq(&kept, &self.snapshot.overrides);
+            }
             Event::Stop => {
                 self.snapshot.stopping = true;
                 self.dirty_vips.extend(self.by_vip.keys());

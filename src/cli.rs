@@ -1,5 +1,5 @@
 //! The command line: what may be said, and which exit code follows. One file a subcommand; `ask`,
-//! `etcd`, `log`, `say` and `text` are for several of them.
+//! `etcd`, `log`, `running`, `say` and `text` are for several of them.
 
 mod ask;
 mod bgp;
@@ -10,9 +10,11 @@ mod doctor;
 mod etcd;
 mod fleet;
 mod log;
+mod overrides;
 mod plan;
 mod realserver;
 mod run;
+mod running;
 mod say;
 mod sync;
 mod text;
@@ -79,6 +81,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Show the connections that the kernel balances, and which server has each.
     Connections(connections::Connections),
+    /// Pool, depool or weigh a server in place of what its list says, for a while, on this balancer alone.
+    Override(overrides::Overrides),
     /// Show the BGP sessions of the daemon that runs here, and disable, enable or clear them.
     Bgp(bgp::Bgp),
     /// On a real server: bind its VIPs to lo, answer no ARP for them, take packets out of tunnels, and keep it so.
@@ -110,6 +114,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Connections(connections) => connections.main(),
             Command::Doctor(doctor) => doctor.main(),
             Command::Bgp(bgp) => bgp.main(),
+            Command::Override(overrides) => overrides.main(),
             Command::Realserver(realserver) => realserver.main(),
         },
         Err(refused) => {

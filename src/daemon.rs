@@ -24,6 +24,7 @@ use crate::cli::exit;
 use crate::config::{Config, Mistakes};
 use crate::event::Event;
 use crate::history::History;
+use crate::overrides::Kept;
 use crate::routing::session::SessionState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::{address, api, bgp, control, fleet, ipvs, monitor, overrides, resolver, source};
@@ -147,6 +148,13 @@ impl Daemon {
     ) -> Daemon {
         let now = Instant::now().into_std();
         let mut balancer = Balancer::new(options.mode, config.clone(), now);
+        let mut kept = match options.mode {
+            Mode::DryRun => Kept::default(),
+            Mode::Real | Mode::MemoryTable => Kept::read(&config.daemon.state_directory),
+        };
+        for event in std::mem::take(&mut kept.events) {
+            balancer.handle(event, now);
+        }
         let (publish, snapshots) = watch::channel(balancer.snapshot(now));
         let (events, inbox) = mpsc::channel(control::EVENTS);
         let mut parts = JoinSet::new();
@@ -163,7 +171,10 @@ impl Daemon {
         start("ipvs", Box::pin(ipvs::run(table, owned, seen(), tell())));
         if options.mode != Mode::DryRun {
             let state = config.daemon.state_directory.clone();
-            start("overrides", Box::pin(overrides::run(state, seen(), tell())));
+            start(
+                "overrides",
+                Box::pin(overrides::run(state, kept, seen(), tell())),
+            );
         }
         if options.mode == Mode::Real {
             start("sync", Box::pin(ipvs::keep_sync(seen(), tell())));

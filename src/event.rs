@@ -11,7 +11,8 @@ use crate::config::{Config, Servers};
 use crate::routing::PeerId;
 use crate::routing::session::Session;
 use crate::service::{
-    Destinations, Family, Host, Listing, Override, Overruled, ServiceName, VirtualService,
+    Destinations, Family, Host, Listing, Override, Overrides, Overruled, ServiceName,
+    VirtualService,
 };
 use crate::snapshot::ConfigFile;
 
@@ -116,6 +117,8 @@ pub enum Event {
     },
     /// It ends before its time.
     OverrideEnded(Overruled),
+    /// These very overrides of a snapshot are on the disk.
+    OverridesKept(#[serde(skip)] Arc<Overrides>),
     /// The addresses that at least one peer has been told and not been told otherwise. Sent at each change.
     Announced(BTreeSet<IpAddr>),
     /// A part of ours could not do its work (the state file, say); `None`: it can again.

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 use tokio::sync::watch;
@@ -41,9 +42,13 @@ struct Shared {
 }
 
 /// One thing that happened. The JSON shape is a promise: members are added, never taken away.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub struct Record {
+    /// The daemon's run, and the event's number in it: `19a90c5e3d4-57`.
+    #[schemars(with = "String")]
     pub id: Id,
+    #[schemars(with = "String")]
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
     pub level: Severity,
@@ -59,7 +64,8 @@ pub struct Record {
     pub fields: Map<String, Value>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Level")]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::chain::chain;
 use crate::event::Event;
-use crate::service::{Action, Host, Note, Override, Overruled, ServiceName, Weight};
+use crate::service::{Action, Host, Note, Override, Overrides, Overruled, ServiceName, Weight};
 use crate::snapshot::Snapshot;
 use crate::state;
 
@@ -38,30 +38,63 @@ struct Saved {
     confirmed: bool,
 }
 
+/// What the last run left.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Those that are still in force, as the events that they were. They belong before anything is decided: a server
+    /// that was taken in for a moment would be held by the depool guard.
+    pub events: Vec<Event>,
+    fault: Option<String>,
+}
+
+impl Kept {
+    /// A file that makes no sense is moved aside.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "until when an override is in force is told by the calendar, as its operator told it"
+    )]
+    pub fn read(state_directory: &Path) -> Kept {
+        let (path, now) = (state_directory.join(FILE), SystemTime::now());
+        match parsed(&path) {
+            Ok(entries) => Kept {
+                events: entries
+                    .iter()
+                    .filter_map(|entry| entry.event(now))
+                    .collect(),
+                fault: None,
+            },
+            Err(why) => Kept {
+                events: Vec::new(),
+                fault: Some(state::set_aside(&path, &why)),
+            },
+        }
+    }
+}
+
+/// `kept`: what the snapshot began with.
 pub async fn run(
     state_directory: PathBuf,
+    kept: Kept,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     events: mpsc::Sender<Event>,
 ) {
     let path = state_directory.join(FILE);
-    let mut written = snapshots.borrow().overrides.clone();
     let mut told = None;
-    match read(path.clone()).await {
-        Ok(kept) => {
-            // At once, so that no snapshot, and no file, has a part of them.
-            if !kept.is_empty() && events.send(Event::Together(kept)).await.is_err() {
-                return;
-            }
-        }
-        Err(fault) => tell(&events, &mut told, Some(fault)).await,
-    }
+    tell(&events, &mut told, kept.fault).await;
+    let mut written = {
+        let first = snapshots.borrow();
+        first.overrides_kept.then(|| first.overrides.clone())
+    };
     loop {
         let overrides = snapshots.borrow_and_update().overrides.clone();
-        if !Arc::ptr_eq(&overrides, &written) {
+        let is_written = |written: &Arc<Overrides>| Arc::ptr_eq(&overrides, written);
+        if !written.as_ref().is_some_and(is_written) {
             let entries: Vec<Saved> = overrides.iter().map(Saved::of).collect();
             match write(path.clone(), entries).await {
                 Ok(()) => {
-                    written = overrides;
+                    written = Some(overrides.clone());
+                    // The core ends only with the daemon.
+                    let _ = events.send(Event::OverridesKept(overrides)).await;
                     tell(&events, &mut told, None).await;
                 }
                 Err(fault) => {
@@ -107,23 +140,6 @@ async fn write(path: PathBuf, entries: Vec<Saved>) -> Result<(), String> {
     }
 }
 
-/// Those that are still in force, as the events that they were. A file that makes no sense is moved aside.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "until when an override is in force is told by the calendar, as its operator told it"
-)]
-async fn read(path: PathBuf) -> Result<Vec<Event>, String> {
-    let now = SystemTime::now();
-    let reading = spawn_blocking(move || match parsed(&path) {
-        Ok(entries) => Ok(entries
-            .iter()
-            .filter_map(|entry| entry.event(now))
-            .collect()),
-        Err(why) => Err(state::set_aside(&path, &why)),
-    });
-    reading.await.unwrap_or_else(|panic| Err(panic.to_string()))
-}
-
 fn parsed(path: &Path) -> Result<Vec<Saved>, String> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -139,16 +155,11 @@ fn parsed(path: &Path) -> Result<Vec<Saved>, String> {
 
 impl Saved {
     fn of((overruled, by): (&Overruled, &Arc<Override>)) -> Saved {
-        let (action, weight) = match by.action {
-            Action::Depool => ("depool", None),
-            Action::Pool => ("pool", None),
-            Action::Weight(weight) => ("weight", Some(weight.get())),
-        };
         Saved {
             host: overruled.host.to_string(),
             service: overruled.service.as_ref().map(ServiceName::to_string),
-            action: action.to_owned(),
-            weight,
+            action: by.action.name().to_owned(),
+            weight: by.action.weight().map(Weight::get),
             reason: by.note.reason.as_deref().map(str::to_owned),
             until: by.note.until.as_deref().unwrap_or_default().to_owned(),
             confirmed: by.note.confirmed,
@@ -241,14 +252,12 @@ mod tests {
         assert!(saved()[0].event(UNIX_EPOCH).is_some());
     }
 
-    #[tokio::test]
-    async fn a_file_that_makes_no_sense_is_kept_for_someone_else() {
+    #[test]
+    fn a_file_that_makes_no_sense_is_kept_for_someone_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        assert!(
-            read(path.clone()).await.unwrap().is_empty(),
-            "there is none"
-        );
+        let none = Kept::read(folder.path());
+        assert!(none.events.is_empty() && none.fault.is_none());
         let good = serde_json::to_string(&saved()).unwrap();
         for (was, is, why) in [
             ("[", "", "expected"),
@@ -260,7 +269,7 @@ mod tests {
         ] {
             assert!(good.contains(was), "{was}");
             std::fs::write(&path, good.replacen(was, is, 1)).unwrap();
-            let fault = read(path.clone()).await.unwrap_err();
+            let fault = Kept::read(folder.path()).fault.unwrap();
             assert!(fault.contains(why), "{fault}");
             assert!(!path.exists() && path.with_extension("json.bad").exists());
         }

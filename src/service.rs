@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub use self::destination::{
     Delivery, Destination, Destinations, Forwarding, GueChecksum, Tunnel, Weight,
 };
-pub use self::overrides::{Action, Override, Overruled};
+pub use self::overrides::{Action, Override, Overrides, Overruled};
 pub use self::virtual_service::{
     Persistence, PersistenceEngine, Protocol, Scheduler, SchedulerFlag, Scheduling, VirtualService,
 };

@@ -28,8 +28,8 @@ use crate::event::CheckId;
 use crate::routing::session::Session;
 use crate::routing::{Attributes, Group, PeerId, Policy};
 use crate::service::{
-    Action, Destination, Destinations, Family, Host, Listed, Note, Override, Overruled,
-    ServiceName, VirtualService,
+    Action, Destination, Destinations, Family, Host, Listed, Note, Overrides, ServiceName,
+    VirtualService,
 };
 
 #[derive(Clone, Debug)]
@@ -46,7 +46,9 @@ pub struct Snapshot {
     /// What operators want of peers' sessions; peers that nobody spoke of are not there.
     pub peer_orders: Arc<BTreeMap<PeerId, PeerOrders>>,
     /// What operators say of servers in place of their lists, as long as it is in force.
-    pub overrides: Arc<BTreeMap<Overruled, Arc<Override>>>,
+    pub overrides: Arc<Overrides>,
+    /// A restart would not forget any of them.
+    pub overrides_kept: bool,
     /// Parts of ours that could not do their work, and what they said.
     pub troubles: Arc<BTreeMap<&'static str, String>>,
     pub repairs: Arc<Repairs>,

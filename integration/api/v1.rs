@@ -203,7 +203,7 @@ async fn every_path_of_the_document_answers_as_its_schema_says() {
                 asked.insert(template.clone());
             }
         }
-        assert_eq!(asked.len(), if empty { 8 } else { 13 }, "{asked:?}");
+        assert_eq!(asked.len(), if empty { 9 } else { 14 }, "{asked:?}");
     }
 }
 

@@ -294,6 +294,7 @@ fn snapshot(bgp: Bgp) -> Snapshot {
         peers: Default::default(),
         peer_orders: Default::default(),
         overrides: Default::default(),
+        overrides_kept: true,
         troubles: Default::default(),
         repairs: Default::default(),
         reload_refused: None,

@@ -111,6 +111,7 @@ impl Lab {
             peers: Arc::default(),
             peer_orders: Default::default(),
             overrides: Default::default(),
+            overrides_kept: true,
             troubles: Arc::default(),
             repairs: Arc::default(),
             reload_refused: None,

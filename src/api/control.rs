@@ -52,9 +52,9 @@ pub async fn run_within(
     events: mpsc::Sender<Event>,
 ) {
     let door = Door {
-        history,
         snapshots,
-        desk: Desk::default(),
+        desk: Desk::new(history.clone()),
+        history,
         orders: Some(events.clone()),
     };
     loop {

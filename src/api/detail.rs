@@ -136,6 +136,8 @@ struct State<'a> {
     /// Not pooled, but for so many seconds more in IPVS with weight 0, if its connections do not end before.
     draining: Option<u64>,
     held: Option<Held>,
+    /// What an operator says in place of its list.
+    overridden: Option<String>,
     /// The list's; `None`: it is off the list.
     weight: Option<Weight>,
     /// What IPVS shall have; `None`: it shall not have the server.
@@ -193,6 +195,7 @@ impl State<'_> {
                 Pooled::Held(why) => Some(why),
                 Pooled::No | Pooled::Yes => None,
             },
+            overridden: server.overridden.map(|(action, _)| action.to_string()),
             weight: server.listed.map(|listed| listed.weight),
             ipvs_weight: in_ipvs.map(|to| to.weight),
             scaled: server.scaled.iter().map(By::of).collect(),
@@ -302,6 +305,7 @@ impl fmt::Display for State<'_> {
             write!(f, ", held: {held}")?;
         }
         for (what, said) in [
+            ("overridden", self.overridden.as_deref()),
             ("reason", self.reason),
             ("until", self.until),
             ("unresolved", self.unresolved),
@@ -523,6 +527,7 @@ mod tests {
             "held": "depool-guard", "weight": 0, "ipvs_weight": 10, "scaled": [], "address": "10.0.0.2", "unresolved": null,
             "reason": "disk\r\nT1", "until": "2026-01-01T00:00:00Z", "confirmed": false,
             "draining": null,
+            "overridden": null,
             "stuck": null, "traffic": null,
             "checks": [{
                 "monitor": "proxy-fetch", "up": true, "reason": null, "depool": true, "load": null,

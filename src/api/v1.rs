@@ -12,6 +12,7 @@ mod desk;
 mod encoding;
 mod ipvs;
 mod openapi;
+mod overrides;
 mod services;
 mod sources;
 mod time;
@@ -19,10 +20,12 @@ mod vips;
 mod why;
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
+use crate::history::{History, Record};
 use crate::service::Host;
 use crate::snapshot::{Server, Service, Snapshot};
 
@@ -35,6 +38,8 @@ const ROOT: &str = "/api/v1";
 
 /// So many names are told to whoever asks for one that there is not.
 const MOST_NAMES: usize = 10;
+/// So many events stand beside a verdict.
+const LATELY: usize = 20;
 
 /// One path below [`ROOT`].
 struct Endpoint {
@@ -115,6 +120,13 @@ const ENDPOINTS: &[Endpoint] = &[
         holds: Holds::Snapshot,
         schema: schema::<sources::Sources<'static>>,
         body: |view, _| Ok(sources::all(view)),
+    },
+    Endpoint {
+        path: "/overrides",
+        says: "What operators say of servers in place of their lists",
+        holds: Holds::Snapshot,
+        schema: schema::<overrides::Overrides<'static>>,
+        body: |view, _| Ok(overrides::all(view)),
     },
     Endpoint {
         path: "/alerts",
@@ -207,9 +219,15 @@ fn below(path: &str) -> Option<&str> {
 struct View<'a> {
     snapshot: &'a Snapshot,
     now: Now,
+    history: &'a History,
 }
 
 impl<'a> View<'a> {
+    /// The last events that fit.
+    fn lately(&self, fits: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        self.history.last(LATELY, fits)
+    }
+
     fn service(&self, name: &str) -> Result<&'a Service, String> {
         let services = &self.snapshot.services;
         let found = services.get(name).map(|service| &**service);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::{Balancer, Due};
-use crate::service::{Host, Override, Overruled, ServiceName};
+use crate::service::{Host, Override, Overrides, Overruled, ServiceName};
 
 impl Balancer {
     /// It is in force from now on, `left` long, in place of another one about the same.
@@ -25,8 +25,7 @@ impl Balancer {
         if let Some(end) = now.checked_add(left) {
             self.due.insert((end, Due::Override(overruled.clone())));
         }
-        let overrides = Arc::make_mut(&mut self.snapshot.overrides);
-        overrides.insert(overruled.clone(), Arc::new(by));
+        self.change_overrides(|overrides| overrides.insert(overruled.clone(), Arc::new(by)));
         self.apply_override(&overruled);
     }
 
@@ -37,8 +36,16 @@ impl Balancer {
         }
         info!(host = %overruled.host, service = said(overruled), "no longer overridden");
         self.forget_end(overruled);
-        Arc::make_mut(&mut self.snapshot.overrides).remove(overruled);
+        self.change_overrides(|overrides| overrides.remove(overruled));
         self.apply_override(overruled);
+    }
+
+    /// What was kept is another value from now on, even if nobody has looked at it yet.
+    fn change_overrides(&mut self, change: impl FnOnce(&mut Overrides) -> Option<Arc<Override>>) {
+        let mut overrides = Overrides::clone(&self.snapshot.overrides);
+        change(&mut overrides);
+        self.snapshot.overrides = Arc::new(overrides);
+        self.snapshot.overrides_kept = false;
     }
 
     fn forget_end(&mut self, overruled: &Overruled) {

@@ -84,9 +84,14 @@ impl Ask {
     }
 
     pub(super) fn order(peer: &str, verb: &str, text: String) -> Ask {
+        let path = format!("/bgp/peers/{}/{verb}", escaped(peer));
+        Ask::order_to(Method::POST, path, text)
+    }
+
+    pub(super) fn order_to(method: Method, path: String, text: String) -> Ask {
         Ask {
-            method: Method::POST,
-            path: format!("/bgp/peers/{}/{verb}", escaped(peer)),
+            method,
+            path,
             json: false,
             text,
         }

@@ -1,20 +1,13 @@
 //! `plimsoll bgp`: the sessions with the routers, as the running daemon tells of them on its control socket, and
 //! orders to it. What it shows is the daemon's own text.
 
-use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
-use super::ask::{self, Answer, Ask, AskError};
-use super::say::Say;
-use super::{CONFIG, exit};
-use crate::chain::chain;
-use crate::config::{Config, Mistakes};
-
-const SOCKET: &str = "/run/plimsoll/control.sock";
+use super::ask::{self, Ask};
+use super::running::Daemon;
 
 /// The sessions with the routers: who they are and what each has been told, and orders to them.
 ///
@@ -44,22 +37,6 @@ enum Action {
     Enable(Peer),
     /// End a peer's session; it comes up again by itself.
     Clear(Order),
-}
-
-#[derive(Debug, Args)]
-struct Daemon {
-    /// The daemon's control socket [default: what the configuration says].
-    #[arg(long, value_name = "PATH", global = true)]
-    socket: Option<PathBuf>,
-    /// The daemon's configuration, to find the socket [default: /etc/plimsoll/plimsoll.toml].
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        global = true,
-        conflicts_with = "socket"
-    )]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -95,40 +72,9 @@ struct Order {
     text: Vec<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Config(Mistakes),
-    #[error("{0}: [api] control = \"\", the daemon has no control socket")]
-    NoSocket(PathBuf),
-    #[error(transparent)]
-    Ask(#[from] AskError),
-}
-
-impl Failed {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Failed::Config(_) => exit::CONFIG,
-            Failed::NoSocket(_) => exit::UNAVAILABLE,
-            Failed::Ask(error) => error.exit_code(),
-        }
-    }
-}
-
 impl Bgp {
     pub(super) fn main(self) -> ExitCode {
-        let say = Say::new(false);
-        let answer = self.daemon.socket().and_then(|socket| {
-            let ask = self.ask();
-            Ok(ask.answer(&socket)?)
-        });
-        match answer {
-            Ok(answer) => told(&answer, say),
-            Err(failed) => {
-                say.fault(&chain(&failed));
-                ExitCode::from(failed.exit_code())
-            }
-        }
+        self.daemon.tell(self.ask())
     }
 
     fn ask(&self) -> Ask {
@@ -159,40 +105,5 @@ impl Show {
 impl Order {
     fn ask(&self, verb: &str) -> Ask {
         Ask::order(&self.peer, verb, self.text.join(" "))
-    }
-}
-
-impl Daemon {
-    /// A host without a configuration at the usual place may have a daemon with another one.
-    fn socket(&self) -> Result<PathBuf, Failed> {
-        let usual = Path::new(CONFIG);
-        let config = match (&self.socket, &self.config) {
-            (Some(socket), _) => return Ok(socket.clone()),
-            (None, Some(config)) => config,
-            (None, None) if !usual.exists() => return Ok(PathBuf::from(SOCKET)),
-            (None, None) => usual,
-        };
-        let api = Config::read_api(config).map_err(Failed::Config)?;
-        api.control
-            .ok_or_else(|| Failed::NoSocket(config.to_owned()))
-    }
-}
-
-/// Answers to standard output, refusals to standard error.
-fn told(answer: &Answer, say: Say) -> ExitCode {
-    let code = answer.exit_code();
-    if code != 0 {
-        say.fault(answer.text.trim_end());
-        return say.exit(code);
-    }
-    let mut out = io::stdout().lock();
-    let text = answer.text.trim_end();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        // Who has read enough (head, less) is no fault.
-        Err(fault) if fault.kind() != ErrorKind::BrokenPipe => {
-            say.fault(&format!("cannot write the answer: {fault}"));
-            ExitCode::from(exit::OS_ERROR)
-        }
-        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }

@@ -1,12 +1,16 @@
 //! What an operator says of a server in place of its list, for a while: the way to pool and depool on the day that
 //! the list cannot be changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::{Host, Listed, Note, ServiceName, Weight};
+
+/// All that are in force.
+pub type Overrides = BTreeMap<Overruled, Arc<Override>>;
 
 /// Whom an override is about. One about a single service goes before one about all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,6 +37,21 @@ pub enum Action {
 }
 
 impl Action {
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Depool => "depool",
+            Action::Pool => "pool",
+            Action::Weight(_) => "weight",
+        }
+    }
+
+    pub fn weight(self) -> Option<Weight> {
+        match self {
+            Action::Depool | Action::Pool => None,
+            Action::Weight(weight) => Some(weight),
+        }
+    }
+
     /// What its list says, but for what this says.
     pub fn over(self, listed: Listed) -> Listed {
         match self {
@@ -52,11 +71,9 @@ impl Action {
 /// As on the command line: `depool`, `pool`, `weight 5`.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Action::Depool => f.write_str("depool"),
-            Action::Pool => f.write_str("pool"),
-            Action::Weight(weight) => write!(f, "weight {weight}"),
-        }
+        f.write_str(self.name())?;
+        self.weight()
+            .map_or(Ok(()), |weight| write!(f, " {weight}"))
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn snapshot<const N: usize>(services: [Named; N]) -> Snapshot {
         peers: Arc::default(),
         peer_orders: Default::default(),
         overrides: Default::default(),
+        overrides_kept: true,
         troubles: Arc::default(),
         repairs: Arc::default(),
         reload_refused: None,

@@ -19,6 +19,7 @@ use tracing::error;
 use crate::api::accept;
 use crate::api::body::{Answer, Content};
 use crate::api::{Now, json};
+use crate::history::History;
 use crate::snapshot::Snapshot;
 
 use super::{ENDPOINTS, Holds, Route, View, below, encoding, time};
@@ -29,6 +30,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(in crate::api) struct Desk {
     turn: Arc<Semaphore>,
+    history: History,
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -69,9 +71,10 @@ enum Lack {
     Broken,
 }
 
-impl Default for Desk {
-    fn default() -> Desk {
+impl Desk {
+    pub(in crate::api) fn new(history: History) -> Desk {
         Desk {
+            history,
             turn: Arc::new(Semaphore::new(1)),
             kept: Arc::default(),
         }
@@ -194,7 +197,11 @@ impl Desk {
             Some(body) => body.clone(),
             None => {
                 let snapshot = newest;
-                let view = View { snapshot, now };
+                let view = View {
+                    snapshot,
+                    now,
+                    history: &self.history,
+                };
                 let plain = (endpoint.body)(&view, &wish.names).map_err(Lack::None)?;
                 Arc::new(Body::of(plain))
             }

@@ -219,9 +219,21 @@ pub(super) struct ServerDetail<'a> {
     scaled: Vec<Scaled>,
     /// What its operator said.
     note: Option<Note<'a>>,
+    /// What he says in place of its list; null: nothing.
+    overridden: Option<Overridden>,
     /// Null: the kernel's figures have not been read of late, or it does not have the server.
     traffic: Option<Traffic>,
     checks: Vec<Check<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Overridden {
+    action: &'static str,
+    /// Of action `weight`.
+    weight: Option<u32>,
+    /// What the list says, which is in force again when this ends.
+    list_enabled: bool,
+    list_weight: u32,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -484,6 +496,12 @@ impl<'a> ServerDetail<'a> {
                 reason: note.reason.as_deref(),
                 until: note.until.as_deref(),
                 confirmed: note.confirmed,
+            }),
+            overridden: server.overridden.map(|(action, list)| Overridden {
+                action: action.name(),
+                weight: action.weight().map(Weight::get),
+                list_enabled: list.enabled,
+                list_weight: list.weight.get(),
             }),
             traffic: Traffic::of_server(service, host, server, now.monotonic),
             checks: server.monitors.iter().map(Check::of).collect(),

@@ -1,16 +1,17 @@
 //! The arithmetic behind a verdict: why a server is in its pool, why an address is announced. Each verdict is the
 //! snapshot's own; here is only told what it follows from, condition by condition, in the order in which they are
-//! decided by. What happened before, and by whose word, is events' matter: of these it will bring those about the
-//! same service, host or address.
+//! decided by, and what happened of late to the same server or address, as its events tell it.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::api::bgp::{Known, Why};
 use crate::config::{Needs, WithdrawWhen};
+use crate::history::Record;
 use crate::routing::Policy;
 use crate::service::ServiceName;
 use crate::snapshot::alert::Line;
@@ -31,6 +32,12 @@ pub(super) fn server(view: &View<'_>, service: &str, host: &str) -> Result<Strin
         counts: Counts::of(service),
         arithmetic: arithmetic(service),
         server: ServerDetail::of(view, service, host, server),
+        // What is said of a server wherever it is listed names no service.
+        history: view.lately(|event| {
+            let of_service = event.service.as_deref();
+            event.host.as_deref() == Some(host.as_str())
+                && of_service.is_none_or(|name| name == service.config.name.as_str())
+        }),
     }))
 }
 
@@ -56,6 +63,8 @@ pub(super) struct WhyServer<'a> {
     arithmetic: String,
     /// With the last result of each of its checks.
     server: ServerDetail<'a>,
+    /// Its last events, the newest last; of more than these `/events` tells.
+    history: Vec<Arc<Record>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -71,6 +80,8 @@ pub(super) struct WhyVip<'a> {
     up_delay_seconds: Option<f64>,
     services: Vec<Bearing<'a>>,
     peers: Vec<Towards>,
+    /// Its last events, the newest last; of more than these `/events` tells.
+    history: Vec<Arc<Record>>,
 }
 
 /// One condition.
@@ -251,6 +262,7 @@ impl<'a> WhyVip<'a> {
             withdraw_when: announce.map(|announce| announce.withdraw_when),
             up_delay_seconds: announce.map(|announce| announce.up_delay.as_secs_f64()),
             services: services.into_iter().map(Bearing::of).collect(),
+            history: view.lately(|event| event.vip.as_deref() == Some(&*address.to_string())),
             peers: Known::all(view.snapshot)
                 .map(|known| Towards::of(&known, address, vip))
                 .collect(),
@@ -360,11 +372,14 @@ impl Towards {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use std::sync::Arc;
 
     use serde_json::{Value, json};
 
     use crate::api::Now;
+    use crate::history::History;
     use crate::snapshot::{Guard, Snapshot, sample};
 
     use super::*;
@@ -374,7 +389,13 @@ mod tests {
             monotonic: sample::now(),
             calendar: sample::at(0),
         };
-        View { snapshot, now }
+        static NOTHING: LazyLock<History> = LazyLock::new(|| History::new(sample::at(0)));
+        let history = &*NOTHING;
+        View {
+            snapshot,
+            now,
+            history,
+        }
     }
 
     fn parse(body: Result<String, String>) -> Value {
