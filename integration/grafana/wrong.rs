@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll::api;
 use plimsoll::history::History;
-use plimsoll::service::Forwarding;
+use plimsoll::service::{Action, Forwarding, Override, Overruled};
 use plimsoll::snapshot::traffic::{Counts, Reading, ServerTraffic};
 use plimsoll::snapshot::{Guard, KeptDown, Repairs, Scaled, Snapshot, Source};
 use tokio::runtime::{Builder, Runtime};
@@ -63,6 +63,15 @@ pub(crate) fn all(count: u64) -> Snapshot {
         host: [("sysctl", count)].into(),
         ..Repairs::default()
     });
+    let overruled = Overruled {
+        host: "a".parse().unwrap(),
+        service: None,
+    };
+    let by = Override {
+        action: Action::Depool,
+        note: Arc::default(),
+    };
+    snapshot.overrides = Arc::new([(overruled, Arc::new(by))].into());
     snapshot.reload_refused = Some("plimsoll.toml:1: no such key".into());
     snapshot
 }
