@@ -2,7 +2,7 @@
 //! of its own writes them. What finds no room is counted and lost, and the count is told when there is room again.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -51,10 +51,8 @@ impl Queue {
             loop {
                 let (lines, missing) = ours.take();
                 let last = (missing > 0).then(|| lost(missing).into_bytes());
-                for line in lines.into_iter().chain(last) {
-                    // Nobody is left to tell; the next line may have better luck.
-                    let _ = to.write_all(&line);
-                }
+                let lines: Vec<_> = lines.into_iter().chain(last).collect();
+                write(&mut to, &lines);
                 let _ = to.flush();
             }
         })?;
@@ -70,7 +68,10 @@ impl Queue {
         }
         waiting.bytes += line.len();
         waiting.lines.push_back(line.to_vec());
-        self.0.changed.notify_all();
+        // The writer waits for the first one only.
+        if waiting.lines.len() == 1 {
+            self.0.changed.notify_all();
+        }
     }
 
     /// For tracing, which asks for a writer for each line.
@@ -108,6 +109,20 @@ impl Queue {
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Many lines a system call: at a start there is one for each server.
+fn write(to: &mut impl Write, lines: &[Vec<u8>]) {
+    let mut lines: Vec<_> = lines.iter().map(|line| IoSlice::new(line)).collect();
+    let mut rest = lines.as_mut_slice();
+    while !rest.is_empty() {
+        match to.write_vectored(rest) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // Nobody is left to tell; the next line may have better luck.
+            Ok(0) | Err(_) => rest = &mut rest[1..],
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+        }
     }
 }
 
