@@ -60,6 +60,9 @@ pub const STATE_DIRECTORY: &str = "state-directory";
 /// Between two attempts to reach a table that is away: the first wait and the longest.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Tasks in a row before whoever was told something gets its turn. Reading the table never waits; and to be told of
+/// several services together costs the core, and all who follow it, as much as to be told of one.
+const IN_A_ROW: usize = 16;
 
 /// Works until the core is gone. `state_directory`: where to remember which services are ours; `None`: nowhere, for
 /// a table that does not outlive the process.
@@ -79,6 +82,7 @@ pub async fn run(
         told: None,
         foreign: BTreeSet::new(),
         delay: None,
+        in_a_row: 0,
     };
     // Before the next write mends it.
     if let Err(Ended) = sink.tell_fault().await {
@@ -121,6 +125,8 @@ struct Sink {
     foreign: BTreeSet<Listed>,
     /// How long to wait before the table is tried again; `None`: the last task went well.
     delay: Option<Duration>,
+    /// Tasks done since others last got their turn.
+    in_a_row: usize,
 }
 
 impl Sink {
@@ -148,8 +154,11 @@ impl Sink {
         match done {
             Ok(()) => {
                 self.delay = None;
-                // Reading the table never waits, so whoever was told something gets its turn here.
-                yield_now().await;
+                self.in_a_row += 1;
+                if self.in_a_row == IN_A_ROW {
+                    self.in_a_row = 0;
+                    yield_now().await;
+                }
                 Ok(())
             }
             Err(Undone::Ended) => Err(Ended),
