@@ -1,6 +1,7 @@
 //! Builds all parts from a configuration, joins them, runs them, and stops them in order.
 
 mod config_file;
+mod reader;
 mod reload;
 mod threads;
 
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
+use self::reader::Reader;
 use self::reload::Reload;
 use self::threads::Threads;
 use crate::balancer::Balancer;
@@ -106,8 +108,9 @@ pub async fn run(options: Options, history: History) -> Result<(), Ended> {
     warn_of_mode(options.mode);
     raise_file_limit();
     lock_memory();
-    let mut daemon = Daemon::start(&options, config, table, listeners, history);
-    let mut reload = Reload::new(options.config);
+    let reader = Reader::start();
+    let mut daemon = Daemon::start(&options, config, table, listeners, history, reader.clone());
+    let mut reload = Reload::new(options.config, reader);
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => reload.start(),
@@ -145,6 +148,7 @@ impl Daemon {
         table: ipvs::Table,
         listeners: Vec<TcpListener>,
         history: History,
+        reader: Reader,
     ) -> Daemon {
         let now = Instant::now().into_std();
         let mut balancer = Balancer::new(options.mode, config.clone(), now);
@@ -195,7 +199,7 @@ impl Daemon {
         let file = options.config.clone();
         start(
             "configuration file",
-            Box::pin(config_file::run(file, seen(), tell())),
+            Box::pin(config_file::run(file, reader, seen(), tell())),
         );
         start(
             "api",

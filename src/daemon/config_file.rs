@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::reader::Reader;
 use crate::config::{Config, Mistakes};
 use crate::event::Event;
 use crate::snapshot::{ConfigFile, OnDisk, Snapshot};
@@ -21,6 +22,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// For ever. A disk that hangs delays nothing but the next look.
 pub(super) async fn run(
     path: PathBuf,
+    reader: Reader,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     events: mpsc::Sender<Event>,
 ) {
@@ -30,8 +32,8 @@ pub(super) async fn run(
     let mut on_disk = OnDisk::InForce;
     let mut told = None;
     loop {
-        let (file, config) = (path.clone(), in_force.clone());
-        let looked = spawn_blocking(move || look(&file, &config, seen)).await;
+        let (file, reader, config) = (path.clone(), reader.clone(), in_force.clone());
+        let looked = spawn_blocking(move || look(&file, &reader, &config, seen)).await;
         if let Ok(Some((stamp, found))) = looked {
             (seen, on_disk) = (stamp, found);
         }
@@ -76,13 +78,18 @@ impl Stamp {
 }
 
 /// `None`: it is the file that was seen. One that cannot be looked at has no stamp, and is read each time.
-fn look(path: &Path, in_force: &Config, seen: Option<Stamp>) -> Option<(Option<Stamp>, OnDisk)> {
+fn look(
+    path: &Path,
+    reader: &Reader,
+    in_force: &Config,
+    seen: Option<Stamp>,
+) -> Option<(Option<Stamp>, OnDisk)> {
     // Before it is read: what is written meanwhile has another one.
     let stamp = Stamp::of(path).ok();
     if stamp.is_some() && stamp == seen {
         return None;
     }
-    let on_disk = match Config::read(path) {
+    let on_disk = match reader.read(path) {
         Ok(config) if config == *in_force => OnDisk::InForce,
         Ok(_) => OnDisk::Differs,
         Err(mistakes) => OnDisk::Bad(told(&mistakes)),
@@ -132,7 +139,7 @@ mod tests {
         let (publish, snapshots) = watch::channel(Arc::new(snapshot.clone()));
         let (events, mut inbox) = mpsc::channel(8);
         let mut part = JoinSet::new();
-        part.spawn(run(path.clone(), snapshots, events));
+        part.spawn(run(path.clone(), Reader::start(), snapshots, events));
         let mut next = async || match inbox.recv().await {
             Some(Event::ConfigFile(file)) => file,
             other => panic!("{other:?}"),

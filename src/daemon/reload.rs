@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
+use super::reader::Reader;
 use crate::config::{Config, Mistakes};
 
 /// A file that takes longer is told of.
@@ -16,6 +17,7 @@ const HUNG: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Reload {
     path: PathBuf,
+    reader: Reader,
     reading: Option<JoinHandle<Result<Config, Mistakes>>>,
     /// When that is said to hang; `None`: it has been said.
     hangs: Option<Instant>,
@@ -24,9 +26,10 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    pub(super) fn new(path: PathBuf) -> Reload {
+    pub(super) fn new(path: PathBuf, reader: Reader) -> Reload {
         Reload {
             path,
+            reader,
             reading: None,
             hangs: None,
             again: false,
@@ -38,8 +41,8 @@ impl Reload {
             self.again = true;
             return;
         }
-        let path = self.path.clone();
-        self.reading = Some(spawn_blocking(move || Config::read(&path)));
+        let (path, reader) = (self.path.clone(), self.reader.clone());
+        self.reading = Some(spawn_blocking(move || reader.read(&path)));
         self.hangs = Some(Instant::now() + HUNG);
     }
 
@@ -98,7 +101,7 @@ server = [{ host = \"192.0.2.2\" }]
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe.toml");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
-        let mut reload = Reload::new(path.clone());
+        let mut reload = Reload::new(path.clone(), Reader::start());
         let moment = Duration::from_millis(20);
         assert!(timeout(moment, reload.outcome()).await.is_err());
         reload.start();
